@@ -1,0 +1,5 @@
+"""Numerics of the quadratic term. Depends on torch alone."""
+
+from .dispatch import available_backends as available_backends, quadratic_form as quadratic_form
+
+__all__ = ['available_backends', 'quadratic_form']
