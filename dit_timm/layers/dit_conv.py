@@ -8,9 +8,8 @@ from types import FunctionType
 from typing import Callable, Dict, Optional, Tuple, Type, Union
 
 import torch
-from torch import nn
-
 from timm.layers import Conv2dSame, ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
+from torch import nn
 
 from .instance_norm import InstanceNorm2d
 from .quadratic import ChannelQuadratic2d

@@ -7,9 +7,8 @@ NeurIPS 2024.
 from typing import Optional, Tuple, Union
 
 import torch
-from torch import nn
-
 from timm.layers import to_2tuple
+from torch import nn
 
 from ..ops import quadratic_form
 

@@ -11,9 +11,8 @@ from typing import Any, Dict
 
 import torch
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
-from torch import nn
-
 from timm.models import PretrainedCfg, build_model_with_cfg, get_arch_pretrained_cfgs, resolve_pretrained_cfg
+from torch import nn
 
 from ..layers import ChannelQuadratic2d
 

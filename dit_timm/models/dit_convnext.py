@@ -13,7 +13,6 @@ import re
 from typing import Any, Dict, Sequence, Union
 
 import torch
-
 from timm.models import ConvNeXt, generate_default_cfgs, register_model
 from timm.models.convnext import checkpoint_filter_fn as convnext_filter_fn
 

@@ -10,7 +10,6 @@ zero quadratic term is exactly the base network.
 from typing import Any, Dict, Sequence, Union
 
 import torch
-
 from timm.models import ResNet, generate_default_cfgs, register_model
 from timm.models.resnet import BasicBlock, Bottleneck
 

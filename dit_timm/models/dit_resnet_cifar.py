@@ -16,10 +16,9 @@ from typing import Any, Dict, List, Optional, Tuple, Union
 
 import torch
 import torch.nn.functional as F
-from torch import nn
-
 from timm.layers import DropPath, SelectAdaptivePool2d, calculate_drop_path_rates, to_2tuple
 from timm.models import checkpoint_seq, generate_default_cfgs, register_model
+from torch import nn
 
 from ..layers import ChannelQuadratic2d
 from ._base_weights import build_dit_model
@@ -172,12 +171,12 @@ class DitResNetCifar(nn.Module):
         known = ('avg', 'max', 'avgmax', 'catavgmax', '')
         if global_pool not in known:
             raise ValueError(f'global_pool must be one of {known}; got {global_pool!r}.')
-        if num_classes > 0 and not global_pool:
-            raise ValueError(f'global_pool must not be empty for a network with a classifier ({num_classes} classes).')
         self.global_pool = SelectAdaptivePool2d(_HEAD_GRID, pool_type=global_pool, flatten=bool(global_pool))
         multiplier = self.global_pool.feat_mult() if global_pool else 1
         self.head_hidden_size = self.num_features * _HEAD_GRID ** 2 * multiplier
         self.fc = nn.Linear(self.head_hidden_size, num_classes, **dd) if num_classes > 0 else nn.Identity()
+        self.global_pool.train(self.training)
+        self.fc.train(self.training)
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> Dict[str, str]:

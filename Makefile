@@ -1,0 +1,31 @@
+# The two commands: `make demo` trains and evaluates a Dit-CNN, `make test` runs the tests.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+.PHONY: demo test lint conformance clean
+
+demo: $(VENV)/installed
+	$(BIN)/python scripts/train.py
+
+test: $(VENV)/installed
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/python scripts/model_table.py --check
+
+# timm's own tests of its models, run against ours. Needs the package index, for timm's source distribution.
+conformance: $(VENV)/installed
+	$(BIN)/python scripts/conformance.py
+
+# Made again when the dependencies change.
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist output *.egg-info

@@ -1,0 +1,1 @@
+"""What scripts/train.py and scripts/validate.py share."""

@@ -1,0 +1,103 @@
+"""Data sets and loaders, through timm.data."""
+
+import argparse
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+import torch
+from timm.data import create_dataset, create_loader, resolve_data_config
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from .digits import digits_folder
+
+
+def open_split(args: argparse.Namespace, split: str, is_training: bool = False) -> Dataset:
+    """Open one split of the data that the options name.
+
+    With `--data-dir DIR`, a split is a folder `DIR/<split>`, an archive `DIR/<split>.tar`, or what timm makes of
+    `--dataset`. Without, the data are the handwritten digits.
+
+    Raises:
+        FileNotFoundError: There is no such split; what there is instead is listed.
+    """
+    root = Path(args.data_dir) if args.data_dir else None
+    if root is None and not args.dataset:
+        root = digits_folder()
+    if root is not None and not args.dataset:
+        if not root.exists():
+            raise FileNotFoundError(f'--data-dir {root} does not exist.')
+        archive = root / f'{split}.tar'
+        if archive.is_file():
+            root = archive
+        elif root.is_dir() and not any((root / name).is_dir() for name in _split_names(split)):
+            found = sorted(path.name for path in root.iterdir())
+            raise FileNotFoundError(
+                f'--data-dir {root} has no split {split!r} (a folder or a .tar); it has {found[:10]}.'
+            )
+    return create_dataset(args.dataset, root=root and str(root), split=split, is_training=is_training)
+
+
+def _split_names(split: str) -> Tuple[str, ...]:
+    # What timm searches for.
+    return ('validation', 'val', 'test', 'eval') if split == 'validation' else (split,)
+
+
+def class_names(dataset: Dataset) -> Optional[List[str]]:
+    """The classes of a folder or archive in the order of their numbers; None where the data do not say."""
+    reader = getattr(dataset, 'reader', None)
+    # timm's reader of folders and its reader of archives name it differently.
+    numbers = getattr(reader, 'class_to_idx', None) or getattr(reader, 'class_name_to_idx', None)
+    return sorted(numbers, key=numbers.get) if numbers else None
+
+
+def data_config(args: argparse.Namespace, model: nn.Module) -> Dict[str, Any]:
+    """Input size, mean, std, crop and interpolation: the options', else the model's."""
+    return resolve_data_config(vars(args), model=model)
+
+
+def train_loader(
+        args: argparse.Namespace,
+        dataset: Dataset,
+        config: Dict[str, Any],
+        device: torch.device,
+) -> DataLoader:
+    """Batches of augmented images, in an order that depends on the seed."""
+    interpolation = args.train_interpolation
+    return create_loader(
+        dataset,
+        input_size=config['input_size'],
+        batch_size=args.batch_size,
+        is_training=True,
+        no_aug=args.no_aug,
+        re_prob=args.reprob,
+        re_mode=args.remode,
+        train_crop_mode=args.train_crop_mode,
+        scale=args.scale,
+        ratio=args.ratio,
+        hflip=args.hflip,
+        vflip=args.vflip,
+        color_jitter=args.color_jitter,
+        auto_augment=args.aa,
+        interpolation=config['interpolation'] if args.no_aug or not interpolation else interpolation,
+        mean=config['mean'],
+        std=config['std'],
+        num_workers=args.workers,
+        device=device,
+    )
+
+
+def eval_loader(args: argparse.Namespace, dataset: Dataset, config: Dict[str, Any], device: torch.device) -> DataLoader:
+    """Batches of all images, in order."""
+    return create_loader(
+        dataset,
+        input_size=config['input_size'],
+        batch_size=args.batch_size,
+        interpolation=config['interpolation'],
+        mean=config['mean'],
+        std=config['std'],
+        crop_pct=config['crop_pct'],
+        crop_mode=config['crop_mode'],
+        num_workers=args.workers,
+        device=device,
+    )

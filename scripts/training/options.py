@@ -1,0 +1,121 @@
+"""Command line options, named as in timm's train.py, and the YAML files that set them."""
+
+import argparse
+import difflib
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import yaml
+from timm.utils import ParseKwargs
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Options that say which images are read, and how."""
+    group = parser.add_argument_group('data')
+    group.add_argument('--data-dir', metavar='DIR', help='folder with the data (default: handwritten digits)')
+    group.add_argument('--dataset', default='', metavar='NAME', help='timm dataset, such as torch/cifar10')
+    group.add_argument('--val-split', default='validation', metavar='NAME', help='split to evaluate on')
+    group.add_argument('--img-size', type=int, metavar='N', help='image size (default: the model\'s)')
+    group.add_argument('--crop-pct', type=float, help='share of the image that evaluation crops')
+    group.add_argument('--mean', type=float, nargs='+', help='mean of the pixels (default: the model\'s)')
+    group.add_argument('--std', type=float, nargs='+', help='standard deviation of the pixels (default: the model\'s)')
+    group.add_argument('--interpolation', default='', help='how images are resized (default: the model\'s)')
+    group.add_argument('-b', '--batch-size', type=int, default=128, metavar='N')
+    group.add_argument('-j', '--workers', type=int, default=2, metavar='N', help='processes that load data')
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Options that say which network is built, and in which precision it runs."""
+    group = parser.add_argument_group('model')
+    group.add_argument('--model', default='dit_resnet20', metavar='NAME')
+    group.add_argument('--pretrained', action=argparse.BooleanOptionalAction, default=False)
+    group.add_argument('--num-classes', type=int, metavar='N', help='default: the number of classes in the data')
+    group.add_argument('--model-kwargs', nargs='*', default={}, action=ParseKwargs, metavar='KEY=VALUE')
+    group.add_argument('--device', default='cpu', help='cpu, cuda, mps, ...')
+    group.add_argument('--channels-last', action=argparse.BooleanOptionalAction, default=False)
+    group.add_argument('--amp', action=argparse.BooleanOptionalAction, default=False, help='mixed precision')
+    group.add_argument('--amp-dtype', default='bfloat16', choices=('bfloat16', 'float16'))
+
+
+def add_training_options(parser: argparse.ArgumentParser) -> None:
+    """Options of the optimisation."""
+    group = parser.add_argument_group('optimisation')
+    group.add_argument('--train-split', default='train', metavar='NAME')
+    group.add_argument('--epochs', type=int, default=300, metavar='N')
+    group.add_argument('--opt', default='sgd')
+    group.add_argument('--lr', type=float, default=0.1)
+    group.add_argument('--momentum', type=float, default=0.9)
+    group.add_argument('--weight-decay', type=float, default=2e-5)
+    group.add_argument('--opt-eps', type=float)
+    group.add_argument('--opt-betas', type=float, nargs='+')
+    group.add_argument('--layer-decay', type=float)
+    group.add_argument('--clip-grad', type=float, metavar='NORM')
+    group.add_argument('--sched', default='cosine')
+    group.add_argument('--warmup-epochs', type=int, default=5, metavar='N')
+    group.add_argument('--warmup-lr', type=float, default=1e-5)
+    group.add_argument('--min-lr', type=float, default=0.)
+    group.add_argument('--decay-milestones', type=int, nargs='+', default=[90, 180, 270])
+    group.add_argument('--decay-rate', type=float, default=0.1)
+    group.add_argument('--drop', type=float, default=0.)
+    group.add_argument('--drop-path', type=float)
+    group.add_argument('--grad-checkpointing', action=argparse.BooleanOptionalAction, default=False)
+    group.add_argument('--seed', type=int, default=42)
+
+    group = parser.add_argument_group('augmentation')
+    group.add_argument('--no-aug', action=argparse.BooleanOptionalAction, default=False)
+    group.add_argument('--train-crop-mode')
+    group.add_argument('--scale', type=float, nargs='+', default=[0.08, 1.0])
+    group.add_argument('--ratio', type=float, nargs='+', default=[3 / 4, 4 / 3])
+    group.add_argument('--hflip', type=float, default=0.5)
+    group.add_argument('--vflip', type=float, default=0.)
+    group.add_argument('--color-jitter', type=float, default=0.4)
+    group.add_argument('--aa', metavar='POLICY', help='AutoAugment or RandAugment policy')
+    group.add_argument('--reprob', type=float, default=0., help='probability of random erasing')
+    group.add_argument('--remode', default='pixel')
+    group.add_argument('--smoothing', type=float, default=0.1, help='label smoothing')
+    group.add_argument('--train-interpolation', default='random')
+
+    group = parser.add_argument_group('output')
+    group.add_argument('--output', default='output/train', metavar='DIR')
+    group.add_argument('--experiment', default='', metavar='NAME', help='subfolder (default: the time and the model)')
+
+
+def parse(
+        parser: argparse.ArgumentParser,
+        argv: Optional[List[str]] = None,
+        config: Optional[Path] = None,
+) -> argparse.Namespace:
+    """Parse a command line whose defaults may come from a YAML file; the command line wins.
+
+    Args:
+        parser: A parser with `--config` and other options.
+        argv: Command line; that of the process if None.
+        config: The file when the command line names none.
+
+    Returns:
+        The options.
+    """
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument('-c', '--config', type=Path)
+    path = first.parse_known_args(argv)[0].config or config
+    if path is not None:
+        parser.set_defaults(**_read_config(parser, path))
+    args = parser.parse_args(argv)
+    args.config = path
+    return args
+
+
+def _read_config(parser: argparse.ArgumentParser, path: Path) -> Dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        parser.error(f'cannot read --config {path}: {error}')
+    if not isinstance(values, dict):
+        parser.error(f'--config {path} must map option names to values; got {type(values).__name__}.')
+    known = {action.dest for action in parser._actions}
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f' Did you mean {near[0]!r}?' if near else ''
+            parser.error(f'--config {path} sets {key!r}, which is no option.{hint}')
+    return values

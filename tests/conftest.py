@@ -1,0 +1,49 @@
+"""What every test shares: no network, fixed seeds, poisoned scratch, and the formula written as loops."""
+
+import os
+
+# Read when huggingface_hub is imported, so it stands in front of every other import.
+os.environ['HF_HUB_OFFLINE'] = '1'
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def poisoned_empty(monkeypatch):
+    """Memory that a test must not read is NaN: fresh memory is often zero by luck, and then hides a missing write."""
+
+    def poisoned(allocate):
+        def wrapper(*args, **kwargs):
+            tensor = allocate(*args, **kwargs)
+            if tensor.dtype.is_floating_point and tensor.device.type != 'meta':
+                with torch.no_grad():
+                    tensor.fill_(float('nan'))
+            return tensor
+        return wrapper
+
+    monkeypatch.setattr(torch, 'empty', poisoned(torch.empty))
+    monkeypatch.setattr(torch, 'empty_like', poisoned(torch.empty_like))
+    monkeypatch.setattr(torch.Tensor, 'new_empty', poisoned(torch.Tensor.new_empty))
+
+
+@pytest.fixture
+def loop_formula():
+    """`q_o = sum_ij weight[o, i, j] x_i x_j`, term by term, differentiable; x (..., C), weight (O, C, C)."""
+
+    def formula(x, weight):
+        outputs = []
+        for o in range(weight.shape[0]):
+            total = torch.zeros(x.shape[:-1], dtype=x.dtype)
+            for i in range(weight.shape[1]):
+                for j in range(weight.shape[2]):
+                    total = total + weight[o, i, j] * x[..., i] * x[..., j]
+            outputs.append(total)
+        return torch.stack(outputs, dim=-1)
+
+    return formula

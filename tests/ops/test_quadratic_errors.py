@@ -1,0 +1,72 @@
+"""Wrong arguments: the message names the argument, what came, and what was expected."""
+
+import pytest
+import torch
+
+from dit_timm import available_backends, quadratic_form
+from dit_timm.ops import dispatch
+
+
+def check(error, fragments, x, weight, **kwargs):
+    with pytest.raises(error) as caught:
+        quadratic_form(x, weight, **kwargs)
+    for fragment in fragments:
+        assert fragment in str(caught.value), str(caught.value)
+
+
+@pytest.mark.parametrize('shape', [(4, 4), (3, 4, 5), (2, 3, 4, 4)])
+def test_shape_of_weight(shape):
+    check(ValueError, ['weight', '(O, C, C)', str(shape)], torch.zeros(2, 4), torch.zeros(shape))
+
+
+@pytest.mark.parametrize('shape', [(2, 5), (4, 3), ()])
+def test_shape_of_x(shape):
+    check(ValueError, ['x must', '(..., C)', 'C = 4', '(3, 4, 4)', str(shape)], torch.zeros(shape), torch.zeros(3, 4, 4))
+
+
+@pytest.mark.parametrize('dtype', [torch.int64, torch.uint8, torch.bool, torch.complex64])
+def test_dtype_not_floating(dtype):
+    x, weight = torch.zeros(2, 4), torch.zeros(3, 4, 4)
+    check(TypeError, ['x must', 'floating', str(dtype)], x.to(dtype), weight)
+    check(TypeError, ['weight must', 'floating', str(dtype)], x, weight.to(dtype))
+
+
+@pytest.mark.parametrize('x_dtype, weight_dtype', [(torch.float32, torch.float64), (torch.float16, torch.float32)])
+def test_dtypes_differ(x_dtype, weight_dtype):
+    check(
+        TypeError, ['weight must', str(x_dtype), str(weight_dtype), 'autocast'],
+        torch.zeros(2, 4, dtype=x_dtype), torch.zeros(3, 4, 4, dtype=weight_dtype),
+    )
+
+
+def test_devices_differ():
+    check(ValueError, ['weight must', 'cpu', 'meta'], torch.zeros(2, 4), torch.zeros(3, 4, 4, device='meta'))
+
+
+def test_unknown_backend_names_the_near_one():
+    x, weight = torch.zeros(2, 4), torch.zeros(3, 4, 4)
+    check(ValueError, ['backend', "'chunkd'", "Did you mean 'chunked'?"], x, weight, backend='chunkd')
+    check(ValueError, ['backend', "'zzz'", "'chunked'", "'reference'"], x, weight, backend='zzz')
+
+
+def test_unusable_backend_is_not_replaced(monkeypatch):
+    def compute(x, weight):
+        raise AssertionError('must not be called')
+
+    backend = dispatch.Backend(compute, lambda device_type: f'no such unit on {device_type}.')
+    monkeypatch.setitem(dispatch._BACKENDS, 'exotic', backend)
+    x, weight = torch.zeros(2, 4), torch.zeros(3, 4, 4)
+    assert 'exotic' not in available_backends('cpu')
+    check(RuntimeError, ["'exotic'", "'cpu'", 'no such unit', "'chunked'"], x, weight, backend='exotic')
+    quadratic_form(x, weight)
+
+
+def test_first_usable_backend_is_the_automatic_one(monkeypatch):
+    entries = {
+        'never': dispatch.Backend(None, lambda device_type: 'not here.'),
+        'first': dispatch.Backend(lambda x, weight: x.new_full((x.shape[0], weight.shape[0]), 7.)),
+        **dispatch._BACKENDS,
+    }
+    monkeypatch.setattr(dispatch, '_BACKENDS', entries)
+    assert available_backends()[0] == 'first'
+    assert (quadratic_form(torch.zeros(2, 4), torch.zeros(3, 4, 4)) == 7).all()

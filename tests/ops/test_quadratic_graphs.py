@@ -1,0 +1,170 @@
+"""Graphs: torch.compile, torch.export, TorchScript, ONNX, and torch's own checks of the operators."""
+
+import io
+
+import pytest
+import torch
+from torch import nn
+
+from dit_timm import available_backends, quadratic_form
+from dit_timm.ops import chunked
+
+
+def formula(x, weight):
+    return torch.einsum('...i,oij,...j->...o', x, weight, x)
+
+
+class Quadratic(nn.Module):
+
+    def __init__(self, out_chs, in_chs):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_chs, in_chs, in_chs))
+
+    def forward(self, x):
+        return quadratic_form(x, self.weight)
+
+
+def scriptable(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    return quadratic_form(x, weight).relu()
+
+
+@pytest.fixture(autouse=True)
+def _fresh_compiler():
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize('backend', [None, *available_backends('cpu')])
+def test_compile(backend):
+    compiled = torch.compile(
+        lambda x, weight: quadratic_form(x, weight, backend=backend), fullgraph=True, backend='aot_eager',
+    )
+    x, weight = torch.randn(2, 3, 5, requires_grad=True), torch.randn(4, 5, 5, requires_grad=True)
+    output, expected = compiled(x, weight), formula(x, weight)
+    torch.testing.assert_close(output, expected)
+    grad = torch.randn_like(output)
+    for got, want in zip(
+            torch.autograd.grad(output, (x, weight), grad), torch.autograd.grad(expected, (x, weight), grad)):
+        torch.testing.assert_close(got, want)
+
+
+def test_compile_dynamic_shapes():
+    compilations = []
+
+    def counting(graph, example_inputs):
+        compilations.append(graph)
+        return graph.forward
+
+    compiled = torch.compile(quadratic_form, fullgraph=True, backend=counting, dynamic=True)
+    weight = torch.randn(4, 5, 5)
+    for shape in ((2, 3, 5), (3, 7, 5), (9, 2, 5)):
+        x = torch.randn(shape)
+        torch.testing.assert_close(compiled(x, weight), formula(x, weight))
+    assert len(compilations) == 1
+
+
+def test_compile_dynamic_shapes_with_gradients():
+    compiled = torch.compile(quadratic_form, fullgraph=True, backend='aot_eager', dynamic=True)
+    weight = torch.randn(4, 5, 5, requires_grad=True)
+    for pixels in (3, 8):
+        x = torch.randn(pixels, 5, requires_grad=True)
+        got = torch.autograd.grad(compiled(x, weight).square().sum(), (x, weight))
+        want = torch.autograd.grad(formula(x, weight).square().sum(), (x, weight))
+        torch.testing.assert_close(got, want)
+
+
+def test_compile_under_autocast():
+    compiled = torch.compile(quadratic_form, fullgraph=True, backend='aot_eager')
+    x, weight = torch.randn(6, 5), torch.randn(4, 5, 5)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        output = compiled(x, weight)
+    assert output.dtype == torch.bfloat16
+    torch.testing.assert_close(output.float(), formula(x.bfloat16().float(), weight.bfloat16().float()), rtol=1e-2,
+                               atol=1e-2)
+
+
+def test_export_with_dynamic_batch_holds_no_operator_of_ours():
+    module = Quadratic(4, 19).eval()
+    program = torch.export.export(
+        module, (torch.randn(2, 3, 19),), dynamic_shapes=({0: torch.export.Dim('batch')},),
+    )
+    assert 'dit_timm::' not in str([node.target for node in program.graph.nodes])
+    assert not any('dit_timm.' in str(node.target) for node in program.graph.nodes)
+    for batch in (1, 5):
+        x = torch.randn(batch, 3, 19)
+        torch.testing.assert_close(program.module()(x), formula(x, module.weight), rtol=1e-4, atol=1e-4)
+
+
+def reloaded(module):
+    buffer = io.BytesIO()
+    torch.jit.save(module, buffer)
+    buffer.seek(0)
+    return torch.jit.load(buffer)
+
+
+def test_script_of_a_users_function():
+    scripted = reloaded(torch.jit.script(scriptable))
+    weight = torch.randn(4, 9, 9, requires_grad=True)
+    assert 'dit_timm::' not in str(scripted.inlined_graph)
+    for shape in ((9,), (5, 9), (2, 3, 9), (0, 9)):
+        x = torch.randn(shape, requires_grad=True)
+        output, expected = scripted(x, weight), formula(x, weight).relu()
+        torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-4)
+        got = torch.autograd.grad(output.sum(), (x, weight))
+        torch.testing.assert_close(got, torch.autograd.grad(expected.sum(), (x, weight)), rtol=1e-4, atol=1e-4)
+
+
+def test_script_in_half_precision_does_not_overflow():
+    scripted = torch.jit.script(scriptable)
+    x, weight = torch.full((3, 4), 1e3).half(), torch.full((2, 4, 4), 1e-3).half()
+    torch.testing.assert_close(scripted(x, weight).double(), formula(x.double(), weight.double()), rtol=1e-3, atol=0)
+
+
+def test_trace():
+    module = Quadratic(4, 9)
+    traced = reloaded(torch.jit.trace(module, torch.randn(5, 9)))
+    assert 'dit_timm::' not in str(traced.inlined_graph)
+    for pixels in (5, 11):
+        x = torch.randn(pixels, 9)
+        torch.testing.assert_close(traced(x), formula(x, module.weight), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.filterwarnings('ignore')
+def test_onnx(tmp_path):
+    onnxruntime = pytest.importorskip('onnxruntime', reason='the extra "onnx" is not installed')
+    pytest.importorskip('onnxscript', reason='the extra "onnx" is not installed')
+    module = Quadratic(4, 19).eval()
+    path = str(tmp_path / 'quadratic.onnx')
+    torch.onnx.export(
+        module, (torch.randn(2, 3, 19),), path, dynamo=True, dynamic_shapes=({0: torch.export.Dim('batch')},),
+        verbose=False,
+    )
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    for batch in (1, 5):
+        x = torch.randn(batch, 3, 19)
+        output, = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(output), formula(x, module.weight.detach()), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('pixels', [0, 6])
+def test_opcheck_forward(dtype, pixels):
+    x = torch.randn(pixels, 5, dtype=dtype, requires_grad=True)
+    weight = torch.randn(3, 5, 5, dtype=dtype, requires_grad=True)
+    torch.library.opcheck(chunked.quadratic_form_chunked, (x, weight), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize('pixels', [0, 6])
+def test_opcheck_gradients(dtype, pixels):
+    x, weight = torch.randn(pixels, 5, dtype=dtype), torch.randn(3, 5, 5, dtype=dtype)
+    grad = torch.randn(pixels, 3, dtype=dtype)
+    torch.library.opcheck(chunked._grad_x, (grad, x, weight))
+    torch.library.opcheck(chunked._grad_weight, (grad, x))
+
+
+def test_opcheck_of_strided_inputs():
+    # The fake outputs must have the strides of the real ones, also for a channels-first view.
+    x = torch.randn(5, 6).t().requires_grad_()
+    weight = torch.randn(5, 5, 3).permute(2, 0, 1).detach().requires_grad_()
+    torch.library.opcheck(chunked.quadratic_form_chunked, (x, weight))
+    torch.library.opcheck(chunked._grad_x, (torch.randn(6, 3), x.detach(), weight.detach()))

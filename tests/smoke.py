@@ -1,0 +1,24 @@
+"""What must hold of an installed wheel, with nothing but the package and its dependencies. Not collected by pytest."""
+
+from importlib.metadata import version
+from importlib.resources import files
+
+import timm
+import torch
+
+# Nothing of ours has been imported: the entry point registers the models.
+assert timm.is_model('dit_resnet50'), 'the entry point did not register the models'
+assert 'dit_resnet50.a1_in1k_init' in timm.list_pretrained('dit_*')
+
+model = timm.create_model('dit_resnet20').eval()
+with torch.no_grad():
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+features = timm.create_model('test_dit_convnext', features_only=True)(torch.randn(1, 3, 65, 97))
+assert [feature.shape[1] for feature in features] == [24, 32, 48, 64]
+
+import dit_timm  # noqa: E402 (after the check that timm alone knows the models)
+
+assert 'site-packages' in dit_timm.__file__, f'not the installed package: {dit_timm.__file__}'
+assert dit_timm.__version__ == version('dit-timm')
+assert (files('dit_timm') / 'py.typed').is_file(), 'py.typed is missing from the wheel'
+print(f'dit_timm {dit_timm.__version__}, timm {timm.__version__}, torch {torch.__version__}: installed and registered')
