@@ -83,6 +83,7 @@ def train_loader(
         mean=config['mean'],
         std=config['std'],
         num_workers=args.workers,
+        persistent_workers=args.workers > 0,
         device=device,
     )
 
@@ -99,5 +100,6 @@ def eval_loader(args: argparse.Namespace, dataset: Dataset, config: Dict[str, An
         crop_pct=config['crop_pct'],
         crop_mode=config['crop_mode'],
         num_workers=args.workers,
+        persistent_workers=args.workers > 0,
         device=device,
     )

@@ -1,0 +1,186 @@
+"""scripts/train.py and scripts/validate.py, on images small enough for a test."""
+
+import csv
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import train
+import validate
+import yaml
+from PIL import Image
+from safetensors.torch import load_file
+from training import digits
+from training.data import class_names, open_split
+
+SMALL = ['--model', 'test_dit_resnet', '--img-size', '32', '--batch-size', '8', '--workers', '0', '--lr', '0.01']
+
+
+@pytest.fixture
+def image_folder(tmp_path: Path) -> Path:
+    """Six classes, each a shade of grey with noise: `train` with 8 images each, `validation` with 3."""
+    generator = torch.Generator().manual_seed(0)
+    root = tmp_path / 'data'
+    for split, count in (('train', 8), ('validation', 3)):
+        for label in range(6):
+            folder = root / split / f'class{label}'
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = 40 * label + torch.randint(0, 30, (32, 32, 3), generator=generator)
+                Image.fromarray(pixels.to(torch.uint8).numpy()).save(folder / f'{index}.png')
+    return root
+
+
+def run(image_folder: Path, tmp_path: Path, *options: str) -> Path:
+    """Train on the folder; returns the run's folder."""
+    train.main(['--data-dir', str(image_folder), *SMALL, '--output', str(tmp_path / 'out'), *options])
+    return max((tmp_path / 'out').iterdir(), key=lambda path: path.stat().st_mtime)
+
+
+def last_line(capsys: pytest.CaptureFixture) -> str:
+    return capsys.readouterr().out.strip().splitlines()[-1]
+
+
+def numbers(line: str) -> list:
+    """The top-1 and top-5 of a summary line, as printed."""
+    return [field for field in line.split() if field.startswith(('top1=', 'top5='))]
+
+
+@pytest.mark.parametrize('options', [[], ['--amp', '--channels-last'], ['--amp', '--channels-last', '--drop-path', '0.1']])
+def test_validate_prints_the_numbers_of_the_run(image_folder, tmp_path, capsys, options):
+    folder = run(image_folder, tmp_path, '--epochs', '2', '--warmup-epochs', '0', *options)
+    trained = last_line(capsys)
+    assert trained.startswith('top1=') and f'model=test_dit_resnet weights={folder / "model.safetensors"}' in trained
+    validate.main(['--checkpoint', str(folder / 'model.safetensors')])
+    assert numbers(last_line(capsys)) == numbers(trained)
+
+
+def test_validate_agrees_with_a_loop_written_out(image_folder, tmp_path, capsys):
+    folder = run(image_folder, tmp_path, '--epochs', '1', '--warmup-epochs', '0')
+    model = timm.create_model('test_dit_resnet', num_classes=6, checkpoint_path=str(folder / 'model.safetensors')).eval()
+    config = timm.data.resolve_data_config({'img_size': 32}, model=model)
+    transform = timm.data.create_transform(**config)
+    correct = 0
+    for label in range(6):
+        for path in (image_folder / 'validation' / f'class{label}').iterdir():
+            with torch.no_grad():
+                logits = model(transform(Image.open(path).convert('RGB')).unsqueeze(0))
+            correct += int(logits.argmax() == label)
+    assert numbers(last_line(capsys))[0] == f'top1={100 * correct / 18:.3f}'
+
+
+def test_run_folder(image_folder, tmp_path):
+    folder = run(image_folder, tmp_path, '--epochs', '2', '--warmup-epochs', '0', '--experiment', 'name')
+    assert sorted(path.name for path in folder.iterdir()) == ['args.yaml', 'curves.png', 'model.safetensors', 'summary.csv']
+    assert folder.name == 'name'
+    options = yaml.safe_load((folder / 'args.yaml').read_text())
+    assert options['num_classes'] == 6 and options['model'] == 'test_dit_resnet'
+    with (folder / 'summary.csv').open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row['epoch'] for row in rows] == ['0', '1']
+    assert Image.open(folder / 'curves.png').size[0] > 500
+    weights = load_file(folder / 'model.safetensors')
+    # The quadratic term started at zero, so training is what made it something else.
+    assert weights['layer2.0.conv2.quadratic.weight'].abs().max() > 0
+
+
+def test_same_seed_same_weights(image_folder, tmp_path):
+    options = ['--epochs', '1', '--warmup-epochs', '0']
+    first, second, other = (
+        load_file(run(image_folder, tmp_path, *options, '--seed', seed, '--experiment', name) / 'model.safetensors')
+        for name, seed in (('a', '1'), ('b', '1'), ('c', '2'))
+    )
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert not torch.equal(first['fc.weight'], other['fc.weight'])
+
+
+def test_config_sets_options_and_the_command_line_wins(tmp_path):
+    config = tmp_path / 'recipe.yaml'
+    config.write_text('lr: 0.25\nepochs: 7\n')
+    args = train.parse_args(['--config', str(config), '--epochs', '3', '--data-dir', 'x'])
+    assert (args.lr, args.epochs) == (0.25, 3)
+
+
+def test_config_with_a_typo_names_the_near_match(tmp_path, capsys):
+    config = tmp_path / 'recipe.yaml'
+    config.write_text('weight_decai: 0.1\n')
+    with pytest.raises(SystemExit):
+        train.parse_args(['--config', str(config)])
+    assert "Did you mean 'weight_decay'?" in capsys.readouterr().err
+
+
+def test_without_arguments_the_recipe_of_the_digits():
+    args = train.parse_args([])
+    assert args.config.name == 'digits.yaml' and args.model == 'dit_resnet20' and args.hflip == 0
+
+
+def test_every_recipe_is_accepted():
+    recipes = sorted((Path(train.__file__).parent / 'recipes').glob('*.yaml'))
+    assert recipes
+    for recipe in recipes:
+        assert timm.is_model(train.parse_args(['--config', str(recipe)]).model)
+
+
+def test_a_missing_split_is_named_with_what_there_is(image_folder):
+    args = train.parse_args(['--data-dir', str(image_folder)])
+    with pytest.raises(FileNotFoundError, match=r"no split 'holdout'.*\['train', 'validation'\]"):
+        open_split(args, 'holdout')
+
+
+def test_splits_with_different_classes_are_refused(image_folder, tmp_path):
+    (image_folder / 'validation' / 'class5').rename(image_folder / 'validation' / 'class9')
+    with pytest.raises(SystemExit, match='class5'):
+        run(image_folder, tmp_path, '--epochs', '1')
+
+
+def test_too_few_classes_are_refused(image_folder, tmp_path):
+    with pytest.raises(SystemExit, match='--num-classes is 4, but the training data have 6'):
+        run(image_folder, tmp_path, '--epochs', '1', '--num-classes', '4')
+
+
+def test_archives_hold_the_same_images_as_folders(image_folder):
+    args = train.parse_args(['--data-dir', str(image_folder)])
+    from_folder = open_split(args, 'train')
+    with tarfile.open(image_folder / 'train.tar', 'w') as tar:
+        tar.add(image_folder / 'train', arcname='.')
+    from_archive = open_split(args, 'train')
+    assert class_names(from_archive) == class_names(from_folder) == [f'class{label}' for label in range(6)]
+
+    def pixels(dataset):
+        return sorted((label, image.tobytes()) for image, label in (dataset[index] for index in range(len(dataset))))
+
+    assert pixels(from_archive) == pixels(from_folder)
+
+
+def test_digits_are_written_once(tmp_path, monkeypatch):
+    from sklearn.datasets import load_digits
+    monkeypatch.setattr(digits, 'user_cache_path', lambda name: tmp_path / name)
+    folder = digits.digits_folder()
+    files = sorted(folder.rglob('*.png'))
+    assert len(files) == 1797 and len(list((folder / 'validation').rglob('*.png'))) == 360
+    truth = load_digits()
+    for path in files[::97]:
+        index = int(path.stem)
+        assert path.parent.name == str(truth.target[index])
+        assert abs(Image.open(path).getpixel((1, 1)) - truth.images[index].flat[9] * 255 / 16) <= 0.5
+    times = [path.stat().st_mtime_ns for path in files]
+    assert digits.digits_folder() == folder
+    assert [path.stat().st_mtime_ns for path in files] == times
+    assert list((tmp_path / 'dit_timm').iterdir()) == [folder]
+
+
+DATA = os.environ.get('DIT_TIMM_DATA')
+
+
+@pytest.mark.skipif(not DATA, reason='DIT_TIMM_DATA names no folder with real images')
+@pytest.mark.parametrize('name, split, images, size', [
+    ('cifar10_jpeg', 'test', 10_000, (32, 32)), ('imagenette', 'val', 3_925, (160, 160)),
+])
+def test_real_archives(name, split, images, size):
+    dataset = open_split(train.parse_args(['--data-dir', str(Path(DATA) / name)]), split)
+    assert len(dataset) == images and len(class_names(dataset)) == 10
+    image, label = dataset[0]
+    assert image.size == size and image.mode == 'RGB' and 0 <= label < 10
