@@ -57,7 +57,7 @@ def _register_after_timm(_timm_models: Any) -> None:
         register()
     except Exception as error:
         warnings.warn(
-            f'dit_timm {__version__} could not register its models in timm ({type(error).__name__}: {error}). '
+            f'dit_timm {__version__} could not register all of its models in timm ({type(error).__name__}: {error}). '
             f'dit_timm.register() gives the full error; DIT_TIMM_AUTOLOAD=0 turns the registration off.',
             RuntimeWarning,
             stacklevel=2,

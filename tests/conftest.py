@@ -8,6 +8,9 @@ os.environ['HF_HUB_OFFLINE'] = '1'
 import pytest
 import torch
 
+# The tensors here are small, and threads that wait for one another are slow wherever the cores are shared.
+torch.set_num_threads(1)
+
 
 @pytest.fixture(autouse=True)
 def _seed():

@@ -1,8 +1,12 @@
 """Modules of a Dit-CNN."""
 
-from .add_dendrites import add_dendrites as add_dendrites
+# First of all, and whole: importing timm registers our models, which import the modules of this package. For the same
+# reason they import from the modules, not from here.
+import timm  # noqa: F401, I001
+
 from .dit_conv import DitConv2d as DitConv2d, add_dendrite as add_dendrite
 from .instance_norm import InstanceNorm2d as InstanceNorm2d
 from .quadratic import ChannelQuadratic2d as ChannelQuadratic2d
+from .surgery import add_dendrites as add_dendrites
 
 __all__ = ['ChannelQuadratic2d', 'DitConv2d', 'InstanceNorm2d', 'add_dendrite', 'add_dendrites']

@@ -8,7 +8,7 @@ from types import FunctionType
 from typing import Callable, Dict, Optional, Tuple, Type, Union
 
 import torch
-from timm.layers import Conv2dSame, ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame
+from timm.layers import Conv2dSame, ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame, pad_same
 from torch import nn
 
 from .instance_norm import InstanceNorm2d
@@ -37,7 +37,10 @@ class _DendriticConv2d:
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H', W'), as the convolution does."""
         y = self.conv_forward(x)
-        q = self.quadratic(self.quadratic_norm(x))
+        x = self.quadratic_norm(x)
+        if self.pads_same:
+            x = pad_same(x, self.weight.shape[-2:], self.stride, self.dilation)
+        q = self.quadratic(x)
         if self.crops:
             q = q[..., :y.shape[-2], :y.shape[-1]]
         return y + q
@@ -84,7 +87,8 @@ def add_dendrite(conv: nn.Conv2d, quadratic_norm: Norm = None, backend: Optional
         `conv`.
 
     Raises:
-        TypeError: `conv` is of another class.
+        TypeError: `conv` is of another class, or has no input position under the centre of its kernel for every
+            output (more padding than half the kernel).
         ValueError: See `DitConv2d`.
     """
     reason = why_not_dendritic(conv)
@@ -103,35 +107,39 @@ def why_not_dendritic(module: nn.Module) -> Optional[str]:
     if type(module) not in _DENDRITIC:
         accepted = ', '.join(cls.__name__ for cls in _DENDRITIC)
         return f'expected one of the convolutions {accepted}; got a {name}.'
-    if not _is_same(module) and min(_centre(module)) < 0:
-        return (
-            f'padding {module.padding} exceeds half the kernel {module.kernel_size}: some outputs of this {name} '
-            f'have no input position under the centre of the kernel.'
-        )
-    return None
+    return _why_not_centred(module)
 
 
 def _grow(conv: nn.Conv2d, quadratic_norm: Norm, backend: Optional[str]) -> None:
-    same = _is_same(conv)
-    offset = (0, 0) if same else _centre(conv)
-    if min(offset) < 0:
-        raise ValueError(
-            f'padding must not exceed half the kernel, dilation included; got padding={conv.padding}, '
-            f'kernel_size={conv.kernel_size}, dilation={conv.dilation}.'
-        )
-    conv.quadratic_norm = _create_norm(quadratic_norm, conv.in_channels)
+    reason = _why_not_centred(conv)
+    if reason is not None:
+        raise ValueError(reason)
+    conv.quadratic_norm = _create_norm(quadratic_norm, conv.in_channels).train(conv.training)
     conv.quadratic = ChannelQuadratic2d(
         conv.in_channels,
         conv.out_channels,
         stride=conv.stride,
-        offset=offset,
+        offset=_centre(conv),
         backend=backend,
         device=conv.weight.device,
         dtype=conv.weight.dtype,
-    )
+    ).train(conv.training)
     # Where the padding is not exactly half the kernel, more positions are sampled than the convolution has outputs.
-    conv.crops = not same and any(2 * o != d * (k - 1) - 2 * p or o for o, d, k, p in zip(
-        offset, conv.dilation, conv.kernel_size, _padding(conv)))
+    # timm's 'same' convolutions pad their input by themselves, by an amount that depends on its size.
+    conv.pads_same = isinstance(conv, Conv2dSame) or getattr(conv, 'same_pad', False)
+    conv.crops = conv.padding != 'same' and any(
+        d * (k - 1) != 2 * p for d, k, p in zip(conv.dilation, conv.kernel_size, _padding(conv))
+    )
+
+
+def _why_not_centred(conv: nn.Conv2d) -> Optional[str]:
+    """Say why no input position lies under the centre of the kernel for every output, or return None if one does."""
+    if min(_centre(conv)) < 0:
+        return (
+            f'padding must not exceed half the kernel, dilation included; got padding={conv.padding}, '
+            f'kernel_size={conv.kernel_size}, dilation={conv.dilation} in a {type(conv).__name__}.'
+        )
+    return None
 
 
 def _create_norm(norm: Norm, in_chs: int) -> nn.Module:
@@ -144,17 +152,14 @@ def _create_norm(norm: Norm, in_chs: int) -> nn.Module:
     return _NORMS[norm]()
 
 
-def _is_same(conv: nn.Conv2d) -> bool:
-    """Whether output (h, w) is centred on input (h * stride, w * stride) whatever `conv.padding` says."""
-    return conv.padding == 'same' or isinstance(conv, Conv2dSame) or getattr(conv, 'same_pad', False)
-
-
 def _padding(conv: nn.Conv2d) -> Tuple[int, int]:
     return (0, 0) if isinstance(conv.padding, str) else conv.padding
 
 
 def _centre(conv: nn.Conv2d) -> Tuple[int, ...]:
     """The input position under the centre of the kernel, for output position (0, 0)."""
+    if conv.padding == 'same':
+        return 0, 0
     return tuple(d * (k - 1) // 2 - p for d, k, p in zip(conv.dilation, conv.kernel_size, _padding(conv)))
 
 

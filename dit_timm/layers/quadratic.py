@@ -72,7 +72,10 @@ class ChannelQuadratic2d(nn.Module):
         """See the class."""
         if self.stride != (1, 1) or self.offset != (0, 0):
             x = x[..., self.offset[0]::self.stride[0], self.offset[1]::self.stride[1]]
-        return quadratic_form(x.movedim(-3, -1), self.weight, backend=self.backend).movedim(-1, -3)
+        # Channels last and back. Two transposes each, since the older ONNX exporter gets movedim wrong.
+        x = x.transpose(-3, -2).transpose(-2, -1)
+        q = quadratic_form(x, self.weight, backend=self.backend)
+        return q.transpose(-2, -1).transpose(-3, -2)
 
     def extra_repr(self) -> str:
         parts = [f'{self.in_chs}, {self.out_chs}']

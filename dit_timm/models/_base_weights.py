@@ -14,7 +14,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from timm.models import PretrainedCfg, build_model_with_cfg, get_arch_pretrained_cfgs, resolve_pretrained_cfg
 from torch import nn
 
-from ..layers import ChannelQuadratic2d
+from ..layers.quadratic import ChannelQuadratic2d
 
 _logger = logging.getLogger(__name__)
 

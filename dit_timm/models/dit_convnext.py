@@ -16,8 +16,8 @@ import torch
 from timm.models import ConvNeXt, generate_default_cfgs, register_model
 from timm.models.convnext import checkpoint_filter_fn as convnext_filter_fn
 
-from ..layers import add_dendrites
 from ..layers.dit_conv import Norm
+from ..layers.surgery import add_dendrites
 from ._base_weights import add_zero_quadratics, build_dit_model, init_cfgs
 from ._checkpoints import square, unwrap
 

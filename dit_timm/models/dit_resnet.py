@@ -13,8 +13,8 @@ import torch
 from timm.models import ResNet, generate_default_cfgs, register_model
 from timm.models.resnet import BasicBlock, Bottleneck
 
-from ..layers import add_dendrites
 from ..layers.dit_conv import Norm
+from ..layers.surgery import add_dendrites
 from ._base_weights import add_zero_quadratics, build_dit_model, init_cfgs
 from ._checkpoints import unwrap
 

@@ -20,7 +20,7 @@ from timm.layers import DropPath, SelectAdaptivePool2d, calculate_drop_path_rate
 from timm.models import checkpoint_seq, generate_default_cfgs, register_model
 from torch import nn
 
-from ..layers import ChannelQuadratic2d
+from ..layers.quadratic import ChannelQuadratic2d
 from ._base_weights import build_dit_model
 from ._checkpoints import square, unwrap
 from ._timm_private import feature_take_indices

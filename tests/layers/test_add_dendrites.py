@@ -70,10 +70,10 @@ def test_the_term_is_added_to_the_output_of_the_convolution(name, target, class_
 @each_case
 def test_gradients_reach_the_new_weight(name, target, class_name):
     model = add_dendrites(small(name), target)
-    # timm starts some residual branches at zero, which would stop every gradient on its way.
-    for parameter in model.parameters():
-        if not parameter.any() and parameter.ndim < 2:
-            nn.init.constant_(parameter, 0.5)
+    # timm starts some residual branches and classifiers at zero, which would stop every gradient on its way.
+    for key, parameter in model.named_parameters():
+        if not parameter.any() and 'quadratic' not in key:
+            nn.init.normal_(parameter, std=0.5)
     model(torch.randn(1, 3, 64, 96)).square().sum().backward()
     grad = model.get_submodule(target).quadratic.weight.grad
     assert grad.isfinite().all() and grad.abs().max() > 0
@@ -198,7 +198,9 @@ def test_copy_and_pickle(name, target, class_name):
 
 
 @pytest.mark.filterwarnings('ignore')
-@pytest.mark.parametrize('name, target', [('resnet18', 'layer2.0.conv1'), ('convnext_atto', 'stages.0.blocks.1.conv_dw')])
+@pytest.mark.parametrize('name, target', [
+    ('resnet18', 'layer2.0.conv1'), ('convnext_atto', 'stages.0.blocks.1.conv_dw'),
+])
 def test_torchscript_and_fx(name, target):
     model = add_dendrites(small(name), target)
     nn.init.normal_(model.get_submodule(target).quadratic.weight, std=0.01)

@@ -7,9 +7,8 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
-
 from timm.layers import Conv2dSame
+from torch import nn
 
 from dit_timm import DitConv2d
 from dit_timm.layers import add_dendrite

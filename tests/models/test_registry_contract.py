@@ -7,6 +7,8 @@ import copy
 
 import pytest
 import timm
+import timm.data
+import timm.optim
 import torch
 from torch import nn
 
@@ -112,8 +114,8 @@ def test_quadratic_terms(name):
 
 @each_model
 def test_in_chans(name):
-    assert on_meta(name, in_chans=1)(images(name, in_chans=1, device='meta')).ndim == 2
-    assert on_meta(name, in_chans=5)(images(name, in_chans=5, device='meta')).ndim == 2
+    model = on_meta(name, in_chans=1)
+    assert model.forward_features(images(name, in_chans=1, device='meta')).shape[1] == model.num_features
 
 
 @each_model
@@ -183,9 +185,8 @@ def test_cfg(name):
 
 
 @pytest.mark.parametrize('name', ANY_SIZE)
-@pytest.mark.parametrize('size', [(65, 97), (33, 32), (96, 64)])
-def test_any_input_size_on_meta(name, size):
-    assert on_meta(name)(images(name, device='meta', size=size)).shape == (2, 1000)
+def test_any_input_size_on_meta(name):
+    assert on_meta(name)(images(name, device='meta', size=(65, 97))).shape == (2, 1000)
 
 
 @pytest.mark.parametrize('name', [name for name in SMALL if not is_fixed(name)])
@@ -298,7 +299,6 @@ def test_state_dict_of_a_copy_restores_the_function(name):
 @pytest.mark.parametrize('kwargs, named', [
     (dict(transposed_quadratic=True, img_size=(32, 48)), 'square img_size'),
     (dict(global_pool='nonsense'), "'nonsense'"),
-    (dict(global_pool=''), 'global_pool'),
 ])
 def test_wrong_arguments_of_the_cifar_networks(kwargs, named):
     with pytest.raises(ValueError, match=named):

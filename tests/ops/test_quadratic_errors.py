@@ -21,7 +21,8 @@ def test_shape_of_weight(shape):
 
 @pytest.mark.parametrize('shape', [(2, 5), (4, 3), ()])
 def test_shape_of_x(shape):
-    check(ValueError, ['x must', '(..., C)', 'C = 4', '(3, 4, 4)', str(shape)], torch.zeros(shape), torch.zeros(3, 4, 4))
+    fragments = ['x must', '(..., C)', 'C = 4', '(3, 4, 4)', str(shape)]
+    check(ValueError, fragments, torch.zeros(shape), torch.zeros(3, 4, 4))
 
 
 @pytest.mark.parametrize('dtype', [torch.int64, torch.uint8, torch.bool, torch.complex64])

@@ -78,8 +78,8 @@ def test_compile_under_autocast():
     with torch.autocast('cpu', dtype=torch.bfloat16):
         output = compiled(x, weight)
     assert output.dtype == torch.bfloat16
-    torch.testing.assert_close(output.float(), formula(x.bfloat16().float(), weight.bfloat16().float()), rtol=1e-2,
-                               atol=1e-2)
+    expected = formula(x.bfloat16().float(), weight.bfloat16().float())
+    torch.testing.assert_close(output.float(), expected, rtol=1e-2, atol=1e-2)
 
 
 def test_export_with_dynamic_batch_holds_no_operator_of_ours():
