@@ -18,9 +18,7 @@ from typing import List, Optional
 import torch
 import yaml
 from safetensors.torch import save_file
-from timm import create_model
 from timm.loss import LabelSmoothingCrossEntropy
-from timm.models import get_pretrained_cfg_value
 from timm.optim import create_optimizer_v2, optimizer_kwargs
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from timm.utils import get_outdir, random_seed, setup_default_logging, update_summary
@@ -28,6 +26,7 @@ from torch import nn
 from training.curves import plot_curves
 from training.data import class_names, data_config, eval_loader, open_split, train_loader
 from training.engine import evaluate, summary_line, train_one_epoch
+from training.model import build_model
 from training.options import add_data_options, add_model_options, add_training_options, parse
 
 _DIGITS_RECIPE = Path(__file__).parent / 'recipes' / 'digits.yaml'
@@ -44,25 +43,6 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     if args.config is None and not args.data_dir and not args.dataset:
         args = parse(parser, argv, config=_DIGITS_RECIPE)
     return args
-
-
-def build_model(args: argparse.Namespace) -> nn.Module:
-    """Create the network that the options name, on its device and in its memory format."""
-    kwargs = dict(args.model_kwargs)
-    if args.img_size is not None and get_pretrained_cfg_value(args.model, 'fixed_input_size'):
-        kwargs.setdefault('img_size', args.img_size)
-    model = create_model(
-        args.model,
-        pretrained=args.pretrained,
-        num_classes=args.num_classes,
-        drop_rate=args.drop,
-        drop_path_rate=args.drop_path,
-        **kwargs,
-    )
-    if args.grad_checkpointing:
-        model.set_grad_checkpointing()
-    model.to(args.device)
-    return model.to(memory_format=torch.channels_last) if args.channels_last else model
 
 
 def main(argv: Optional[List[str]] = None) -> None:
@@ -83,7 +63,9 @@ def main(argv: Optional[List[str]] = None) -> None:
             different = set(classes) ^ set(class_names(val_set))
             sys.exit(f'The splits differ in their classes: {sorted(different)[:10]} are in one only.')
 
-    model = build_model(args)
+    model = build_model(args, drop_rate=args.drop, drop_path_rate=args.drop_path)
+    if args.grad_checkpointing:
+        model.set_grad_checkpointing()
     args.num_classes = model.num_classes
     config = data_config(args, model)
     train_batches = train_loader(args, train_set, config, device)
@@ -98,11 +80,14 @@ def main(argv: Optional[List[str]] = None) -> None:
     folder = Path(get_outdir(args.output, experiment, inc=True))
     options = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
     (folder / 'args.yaml').write_text(yaml.safe_dump(options))
+    source = '' if args.data_dir else ' (handwritten digits, for want of --data-dir)'
     parameters = sum(parameter.numel() for parameter in model.parameters())
     print(f'{args.model}: {parameters:,} parameters, {args.num_classes} classes; '
-          f'{len(train_set):,} training and {len(val_set):,} evaluation images')
+          f'{len(train_set):,} training and {len(val_set):,} evaluation images{source}; {device}')
 
-    metrics = {}
+    if args.warmup_epochs >= epochs:
+        print(f'The learning rate warms up all the time: --warmup-epochs is {args.warmup_epochs}, --epochs {epochs}.')
+
     for epoch in range(epochs):
         start = time.perf_counter()
         title = f'epoch {epoch + 1}/{epochs}'
@@ -124,4 +109,7 @@ def main(argv: Optional[List[str]] = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    try:
+        main()
+    except OSError as error:
+        sys.exit(f'error: {error}')

@@ -11,23 +11,24 @@ from typing import List, Optional
 
 import torch
 import yaml
-from timm import create_model
-from timm.models import get_pretrained_cfg_value
 from timm.utils import setup_default_logging
 from training.data import class_names, data_config, eval_loader, open_split
 from training.engine import evaluate, summary_line
+from training.model import build_model
 from training.options import add_data_options, add_model_options
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Parse the command line, with the options of the run that wrote the checkpoint as defaults."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--checkpoint', type=Path, metavar='FILE', help='weights, as safetensors')
+    parser.add_argument('--checkpoint', type=Path, metavar='FILE', help='weights as safetensors, or a run\'s folder')
     add_data_options(parser)
     add_model_options(parser)
     first = argparse.ArgumentParser(add_help=False)
     first.add_argument('--checkpoint', type=Path)
     checkpoint = first.parse_known_args(argv)[0].checkpoint
+    if checkpoint is not None and checkpoint.is_dir():
+        checkpoint = checkpoint / 'model.safetensors'
     options = checkpoint.with_name('args.yaml') if checkpoint else None
     if options is not None and options.is_file():
         known = {action.dest for action in parser._actions}
@@ -35,6 +36,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
         # The weights come from the checkpoint, not from where the run started.
         parser.set_defaults(**{key: value for key, value in run.items() if key in known and key != 'pretrained'})
     args = parser.parse_args(argv)
+    args.checkpoint = checkpoint
     if checkpoint is None and not args.pretrained:
         parser.error('name the weights: --checkpoint FILE or --pretrained.')
     if checkpoint is not None and not checkpoint.is_file():
@@ -47,18 +49,13 @@ def main(argv: Optional[List[str]] = None) -> None:
     setup_default_logging()
     args = parse_args(argv)
     dataset = open_split(args, args.val_split)
-    kwargs = dict(args.model_kwargs)
     classes = class_names(dataset)
+    kwargs = {}
     if args.checkpoint is not None:
         kwargs['checkpoint_path'] = str(args.checkpoint)
         if classes is not None:
             args.num_classes = args.num_classes or len(classes)
-    if args.img_size is not None and get_pretrained_cfg_value(args.model, 'fixed_input_size'):
-        kwargs.setdefault('img_size', args.img_size)
-    model = create_model(args.model, pretrained=args.pretrained, num_classes=args.num_classes, **kwargs)
-    model.to(args.device)
-    if args.channels_last:
-        model.to(memory_format=torch.channels_last)
+    model = build_model(args, **kwargs)
     if classes is not None and model.num_classes < len(classes):
         sys.exit(f'{args.model} has {model.num_classes} classes, but the data have {len(classes)}.')
     loader = eval_loader(args, dataset, data_config(args, model), torch.device(args.device))
@@ -67,4 +64,7 @@ def main(argv: Optional[List[str]] = None) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    try:
+        main()
+    except OSError as error:
+        sys.exit(f'error: {error}')

@@ -10,7 +10,7 @@ import torch
 from timm.layers import to_2tuple
 from torch import nn
 
-from ..ops import quadratic_form
+from ..ops import check_backend, quadratic_form
 
 # torch.fx records a call of this function as one node instead of tracing into it: the function looks at values
 # (dtypes, devices, the autocast state) that do not exist while a graph is being traced.
@@ -52,7 +52,7 @@ class ChannelQuadratic2d(nn.Module):
     ) -> None:
         super().__init__()
         self.in_chs = in_chs
-        self.out_chs = out_chs or in_chs
+        self.out_chs = in_chs if out_chs is None else out_chs
         self.stride = to_2tuple(stride)
         self.offset = to_2tuple(offset)
         if min(in_chs, self.out_chs, *self.stride) < 1 or min(self.offset) < 0:
@@ -60,6 +60,7 @@ class ChannelQuadratic2d(nn.Module):
                 f'in_chs, out_chs and stride must be positive and offset not negative; got in_chs={in_chs}, '
                 f'out_chs={out_chs}, stride={stride}, offset={offset}.'
             )
+        check_backend(backend)
         self.backend = backend
         self.weight = nn.Parameter(torch.empty(self.out_chs, in_chs, in_chs, device=device, dtype=dtype))
         self.reset_parameters()

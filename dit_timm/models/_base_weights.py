@@ -91,13 +91,14 @@ def build_dit_model(model_cls: type, variant: str, pretrained: bool, **kwargs: A
         cfg = resolve_pretrained_cfg(variant, kwargs.get('pretrained_cfg'), kwargs.get('pretrained_cfg_overlay'))
         name = f'{variant}.{cfg.tag}' if cfg.tag else variant
         if cfg.file:
-            message = f'Cannot load weights for {name} from the file {cfg.file!r} ({type(error).__name__}: {error}).'
+            message = f'Cannot load weights for {name} from the file {cfg.file!r} ({str(error) or "no such file"}).'
         else:
+            of_base = ' of the base network' if (cfg.tag or '').endswith(INIT_SUFFIX) else ''
             message = (
                 f'Cannot get the weights of {name} from the Hugging Face Hub repository {cfg.hf_hub_id!r}, file '
                 f'{cfg.hf_hub_filename or "model.safetensors"!r} ({type(error).__name__}). Either connect to the Hub '
                 f'once, after which the cached file is used offline too (HF_HUB_OFFLINE=1 skips the attempt to '
-                f'connect); or load a file that you have: create_model({name!r}, pretrained=True, '
+                f'connect); or load a file that you have{of_base}: create_model({name!r}, pretrained=True, '
                 f"pretrained_cfg_overlay=dict(file='/path/to/model.safetensors')); or pass pretrained=False for "
                 f'random weights.'
             )

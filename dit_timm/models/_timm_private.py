@@ -1,3 +1,3 @@
-"""What timm offers to its own models only. The one place that a new timm release could break."""
+"""What timm offers to its own models only, and may change in any release."""
 
 from timm.models._features import feature_take_indices as feature_take_indices

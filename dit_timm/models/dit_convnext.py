@@ -45,7 +45,9 @@ class DitConvNeXt(ConvNeXt):
     ) -> None:
         super().__init__(*args, **kwargs)
         block = min(2, len(self.stages[0].blocks) - 1)
-        add_dendrites(self, dendrites or f'stages.0.blocks.{block}.conv_dw', quadratic_norm=quadratic_norm)
+        if dendrites is None:
+            dendrites = f'stages.0.blocks.{block}.conv_dw'
+        add_dendrites(self, dendrites, quadratic_norm=quadratic_norm)
 
 
 def checkpoint_filter_fn(state_dict: Dict[str, Any], model: DitConvNeXt) -> Dict[str, torch.Tensor]:

@@ -12,6 +12,7 @@ Two things differ from the authors' code. Its quadratic term comes out with heig
 unless `transposed_quadratic` asks for it. And it works at 32x32 only; `img_size` frees ours.
 """
 
+import logging
 from typing import Any, Dict, List, Optional, Tuple, Union
 
 import torch
@@ -26,6 +27,8 @@ from ._checkpoints import square, unwrap
 from ._timm_private import feature_take_indices
 
 __all__ = ['DitResNetCifar']  # register_model adds each entrypoint
+
+_logger = logging.getLogger(__name__)
 
 _CHANNELS = (16, 32, 64)
 _QUADRATIC_STAGE = 1
@@ -133,6 +136,7 @@ class DitResNetCifar(nn.Module):
         self.drop_rate = drop_rate
         self.grad_checkpointing = False
         self.img_size: Tuple[int, int] = to_2tuple(img_size)
+        self.transposed_quadratic = transposed_quadratic
         if transposed_quadratic and self.img_size[0] != self.img_size[1]:
             raise ValueError(f'transposed_quadratic needs a square img_size; got {self.img_size}.')
         self.fixed_size = quadratic
@@ -297,6 +301,11 @@ def checkpoint_filter_fn(state_dict: Dict[str, Any], model: DitResNetCifar) -> D
     state_dict = unwrap(state_dict)
     if 'linear.weight' not in state_dict:
         return state_dict
+    if not model.transposed_quadratic:
+        _logger.warning(
+            "These weights come from the authors' code, whose quadratic term has height and width exchanged. Create "
+            "the model with transposed_quadratic=True for the network that was trained."
+        )
     out = {}
     for key, value in state_dict.items():
         if key.endswith('.quadratic_layer.quadratic'):

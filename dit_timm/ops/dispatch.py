@@ -89,18 +89,23 @@ def _quadratic_form(x: torch.Tensor, weight: torch.Tensor, backend: Optional[str
 
 
 def _pick(name: Optional[str], device_type: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    check_backend(name)
     if name is None:
         name = available_backends(device_type)[0]
-    if name not in _BACKENDS:
-        near = difflib.get_close_matches(str(name), _BACKENDS, n=1)
-        hint = f' Did you mean {near[0]!r}?' if near else ''
-        raise ValueError(f'backend must be None or one of {", ".join(map(repr, _BACKENDS))}; got {name!r}.{hint}')
     backend = _BACKENDS[name]
     reason = backend.why_unusable(device_type)
     if reason is not None:
         usable = ', '.join(map(repr, available_backends(device_type)))
         raise RuntimeError(f'backend {name!r} cannot run on {device_type!r}: {reason} Usable there: {usable}.')
     return backend.compute
+
+
+def check_backend(name: Optional[str]) -> None:
+    """Raise a ValueError if `name` is neither None nor the name of a backend, be it usable here or not."""
+    if name is not None and name not in _BACKENDS:
+        near = difflib.get_close_matches(str(name), _BACKENDS, n=1)
+        hint = f' Did you mean {near[0]!r}?' if near else ''
+        raise ValueError(f'backend must be None or one of {", ".join(map(repr, _BACKENDS))}; got {name!r}.{hint}')
 
 
 def _check_inputs(x: torch.Tensor, weight: torch.Tensor, autocast: bool) -> None:

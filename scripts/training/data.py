@@ -2,7 +2,7 @@
 
 import argparse
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional
 
 import torch
 from timm.data import create_dataset, create_loader, resolve_data_config
@@ -10,6 +10,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from .digits import digits_folder
+
+# What a split may be called instead, as in timm.
+_SYNONYMS = {'train': ('training',), 'validation': ('val', 'valid', 'eval', 'evaluation')}
 
 
 def open_split(args: argparse.Namespace, split: str, is_training: bool = False) -> Dataset:
@@ -21,26 +24,27 @@ def open_split(args: argparse.Namespace, split: str, is_training: bool = False) 
     Raises:
         FileNotFoundError: There is no such split; what there is instead is listed.
     """
-    root = Path(args.data_dir) if args.data_dir else None
-    if root is None and not args.dataset:
-        root = digits_folder()
-    if root is not None and not args.dataset:
-        if not root.exists():
-            raise FileNotFoundError(f'--data-dir {root} does not exist.')
-        archive = root / f'{split}.tar'
-        if archive.is_file():
-            root = archive
-        elif root.is_dir() and not any((root / name).is_dir() for name in _split_names(split)):
-            found = sorted(path.name for path in root.iterdir())
-            raise FileNotFoundError(
-                f'--data-dir {root} has no split {split!r} (a folder or a .tar); it has {found[:10]}.'
-            )
-    return create_dataset(args.dataset, root=root and str(root), split=split, is_training=is_training)
+    if args.dataset:
+        if not args.data_dir:
+            raise FileNotFoundError(f'--dataset {args.dataset} needs --data-dir, the folder to keep it in.')
+        return create_dataset(args.dataset, root=args.data_dir, split=split, is_training=is_training)
+    root = Path(args.data_dir) if args.data_dir else digits_folder()
+    # timm takes the whole folder where it finds no split: the path of the split is found here.
+    return create_dataset('', root=str(_find_split(root, split)), search_split=False, is_training=is_training)
 
 
-def _split_names(split: str) -> Tuple[str, ...]:
-    # What timm searches for.
-    return ('validation', 'val', 'test', 'eval') if split == 'validation' else (split,)
+def _find_split(root: Path, split: str) -> Path:
+    if not root.is_dir():
+        raise FileNotFoundError(f'--data-dir {root} is not a folder.')
+    for name in (split, *_SYNONYMS.get(split, ())):
+        for path in (root / f'{name}.tar', root / name):
+            if path.exists():
+                return path
+    found = sorted(path.name for path in root.iterdir())
+    raise FileNotFoundError(
+        f'--data-dir {root} has no split {split!r}, neither a folder nor a .tar; it has {found[:10]}. '
+        f'--train-split and --val-split name the splits.'
+    )
 
 
 def class_names(dataset: Dataset) -> Optional[List[str]]:

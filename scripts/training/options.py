@@ -2,9 +2,11 @@
 
 import argparse
 import difflib
+import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import List, Optional
 
+import torch
 import yaml
 from timm.utils import ParseKwargs
 
@@ -20,7 +22,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--mean', type=float, nargs='+', help='mean of the pixels (default: the model\'s)')
     group.add_argument('--std', type=float, nargs='+', help='standard deviation of the pixels (default: the model\'s)')
     group.add_argument('--interpolation', default='', help='how images are resized (default: the model\'s)')
-    group.add_argument('-b', '--batch-size', type=int, default=128, metavar='N')
+    group.add_argument('-b', '--batch-size', type=positive_int, default=128, metavar='N')
     group.add_argument('-j', '--workers', type=int, default=2, metavar='N', help='processes that load data')
 
 
@@ -31,7 +33,11 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--pretrained', action=argparse.BooleanOptionalAction, default=False)
     group.add_argument('--num-classes', type=int, metavar='N', help='default: the number of classes in the data')
     group.add_argument('--model-kwargs', nargs='*', default={}, action=ParseKwargs, metavar='KEY=VALUE')
-    group.add_argument('--device', default='cpu', help='cpu, cuda, mps, ...')
+    group.add_argument(
+        '--device',
+        default='cuda' if torch.cuda.is_available() else 'cpu',
+        help='cpu, cuda, mps, ... (default: cuda where there is a GPU for it)',
+    )
     group.add_argument('--channels-last', action=argparse.BooleanOptionalAction, default=False)
     group.add_argument('--amp', action=argparse.BooleanOptionalAction, default=False, help='mixed precision')
     group.add_argument('--amp-dtype', default='bfloat16', choices=('bfloat16', 'float16'))
@@ -41,7 +47,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     """Options of the optimisation."""
     group = parser.add_argument_group('optimisation')
     group.add_argument('--train-split', default='train', metavar='NAME')
-    group.add_argument('--epochs', type=int, default=300, metavar='N')
+    group.add_argument('--epochs', type=positive_int, default=300, metavar='N')
     group.add_argument('--opt', default='sgd')
     group.add_argument('--lr', type=float, default=0.1)
     group.add_argument('--momentum', type=float, default=0.9)
@@ -85,7 +91,7 @@ def parse(
         argv: Optional[List[str]] = None,
         config: Optional[Path] = None,
 ) -> argparse.Namespace:
-    """Parse a command line whose defaults may come from a YAML file; the command line wins.
+    """Parse a command line in front of which the options of a YAML file stand; the command line wins.
 
     Args:
         parser: A parser with `--config` and other options.
@@ -95,27 +101,49 @@ def parse(
     Returns:
         The options.
     """
+    argv = sys.argv[1:] if argv is None else argv
     first = argparse.ArgumentParser(add_help=False)
     first.add_argument('-c', '--config', type=Path)
     path = first.parse_known_args(argv)[0].config or config
-    if path is not None:
-        parser.set_defaults(**_read_config(parser, path))
-    args = parser.parse_args(argv)
+    # As words of a command line, so that the parser checks values from a file as it checks those typed.
+    args = parser.parse_args([*(_words(parser, path) if path is not None else []), *argv])
     args.config = path
     return args
 
 
-def _read_config(parser: argparse.ArgumentParser, path: Path) -> Dict[str, Any]:
+def _words(parser: argparse.ArgumentParser, path: Path) -> List[str]:
+    """The options of a YAML file as words of a command line."""
     try:
         values = yaml.safe_load(path.read_text())
     except (OSError, yaml.YAMLError) as error:
         parser.error(f'cannot read --config {path}: {error}')
     if not isinstance(values, dict):
-        parser.error(f'--config {path} must map option names to values; got {type(values).__name__}.')
-    known = {action.dest for action in parser._actions}
-    for key in values:
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
+        parser.error(f'--config {path} must map option names to values; it holds {values!r}.')
+    actions = {action.dest: action for action in parser._actions if action.dest not in ('config', 'help')}
+    words = []
+    for key, value in values.items():
+        key = key.replace('-', '_')
+        if key not in actions:
+            near = difflib.get_close_matches(key, actions, n=1)
             hint = f' Did you mean {near[0]!r}?' if near else ''
             parser.error(f'--config {path} sets {key!r}, which is no option.{hint}')
-    return values
+        name = f"--{key.replace('_', '-')}"
+        if isinstance(actions[key], argparse.BooleanOptionalAction):
+            if not isinstance(value, bool):
+                parser.error(f'--config {path} sets {key!r} to {value!r}; it must be true or false.')
+            words.append(name if value else f"--no-{key.replace('_', '-')}")
+        elif isinstance(value, dict):
+            words += [name, *(f'{inner}={content}' for inner, content in value.items())]
+        elif isinstance(value, list):
+            words += [name, *map(str, value)]
+        elif value is not None:
+            words.append(f'{name}={value}')
+    return words
+
+
+def positive_int(text: str) -> int:
+    """An argparse type."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f'must be at least 1; got {text}')
+    return value

@@ -89,7 +89,7 @@ def as_they_save(state):
 
 @pytest.mark.parametrize('name, blocks', [('dit_resnet20', 3), ('dit_resnet32', 5)])
 @pytest.mark.parametrize('transposed', [True, False])
-def test_cifar_checkpoint(name, blocks, transposed):
+def test_cifar_checkpoint(name, blocks, transposed, caplog):
     state = random_cifar_checkpoint(blocks)
     model = timm.create_model(
         name, pretrained=True, transposed_quadratic=transposed,
@@ -97,6 +97,7 @@ def test_cifar_checkpoint(name, blocks, transposed):
     ).double().eval()
     x = torch.randn(3, 3, 32, 32, dtype=torch.float64)
     logits = model(x)
+    assert ('transposed_quadratic=True' in caplog.text) != transposed
     torch.testing.assert_close(logits, cifar_logits(state, x, blocks, transposed), rtol=1e-9, atol=1e-9)
     assert not torch.allclose(logits, cifar_logits(state, x, blocks, not transposed), rtol=1e-3, atol=1e-3)
 

@@ -54,7 +54,7 @@ def test_validate_prints_the_numbers_of_the_run(image_folder, tmp_path, capsys, 
     folder = run(image_folder, tmp_path, '--epochs', '2', '--warmup-epochs', '0', *options)
     trained = last_line(capsys)
     assert trained.startswith('top1=') and f'model=test_dit_resnet weights={folder / "model.safetensors"}' in trained
-    validate.main(['--checkpoint', str(folder / 'model.safetensors')])
+    validate.main(['--checkpoint', str(folder)])
     assert numbers(last_line(capsys)) == numbers(trained)
 
 
@@ -106,6 +106,30 @@ def test_config_sets_options_and_the_command_line_wins(tmp_path):
     assert (args.lr, args.epochs) == (0.25, 3)
 
 
+@pytest.mark.parametrize('line, message', [
+    ('amp: "no"', "sets 'amp' to 'no'; it must be true or false"),
+    ('amp_dtype: float8', "argument --amp-dtype: invalid choice: 'float8'"),
+    ('lr: [1, 2]', 'unrecognized arguments: 2'),
+    ('epochs: 0', 'argument --epochs: must be at least 1; got 0'),
+    ('help: true', "sets 'help', which is no option"),
+])
+def test_config_values_are_checked_as_those_of_the_command_line(tmp_path, capsys, line, message):
+    config = tmp_path / 'recipe.yaml'
+    config.write_text(line)
+    with pytest.raises(SystemExit):
+        train.parse_args(['--config', str(config)])
+    assert message in capsys.readouterr().err
+
+
+def test_config_of_every_kind_of_value(tmp_path):
+    config = tmp_path / 'recipe.yaml'
+    config.write_text('batch-size: 3\namp: true\nchannels_last: false\nscale: [0.5, 0.75]\nmin_lr: -1.0e-3\n'
+                      'aa: null\nmodel_kwargs: {dendrites: layer1.0.conv2}\n')
+    args = train.parse_args(['--config', str(config), '--no-amp'])
+    assert (args.batch_size, args.amp, args.channels_last, args.scale) == (3, False, False, [0.5, 0.75])
+    assert (args.min_lr, args.aa, args.model_kwargs) == (-1e-3, None, {'dendrites': 'layer1.0.conv2'})
+
+
 def test_config_with_a_typo_names_the_near_match(tmp_path, capsys):
     config = tmp_path / 'recipe.yaml'
     config.write_text('weight_decai: 0.1\n')
@@ -130,6 +154,26 @@ def test_a_missing_split_is_named_with_what_there_is(image_folder):
     args = train.parse_args(['--data-dir', str(image_folder)])
     with pytest.raises(FileNotFoundError, match=r"no split 'holdout'.*\['train', 'validation'\]"):
         open_split(args, 'holdout')
+
+
+def test_a_split_is_never_the_whole_folder(image_folder):
+    # timm takes all images below the folder where it finds no split of that name.
+    (image_folder / 'validation').rename(image_folder / 'test')
+    args = train.parse_args(['--data-dir', str(image_folder)])
+    with pytest.raises(FileNotFoundError, match="no split 'validation'.*'test'"):
+        open_split(args, args.val_split)
+    assert len(open_split(args, 'test')) == 18
+
+
+@pytest.mark.parametrize('name', ['val', 'valid', 'eval', 'evaluation'])
+def test_other_names_of_validation(image_folder, name):
+    (image_folder / 'validation').rename(image_folder / name)
+    assert len(open_split(train.parse_args(['--data-dir', str(image_folder)]), 'validation')) == 18
+
+
+def test_an_unknown_model_is_named_with_near_names(image_folder, tmp_path):
+    with pytest.raises(SystemExit, match='dit_resnet21 is not known.*dit_resnet20'):
+        run(image_folder, tmp_path, '--epochs', '1', '--model', 'dit_resnet21')
 
 
 def test_splits_with_different_classes_are_refused(image_folder, tmp_path):
