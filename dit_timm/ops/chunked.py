@@ -15,8 +15,8 @@ from .dtypes import accumulation_dtype
 from .folded import fold, unfold_grad
 
 # Elements of the one tile of products that exists at a time. On a CPU it should stay in the last-level cache,
-# elsewhere it should be large enough to hide the launch of a kernel. Measured on 2 AVX512 cores: 0.5 to 4 million
-# elements are within 10 % of one another, and short tiles (256 pixels) are up to 1.7x slower.
+# elsewhere it should be large enough to hide the launch of a kernel. The rows of a tile should be long: each costs an
+# operator call.
 _CPU_TILE_ELEMENTS = 1 << 20
 _DEVICE_TILE_ELEMENTS = 1 << 24
 _TILE_PIXELS = 2048
