@@ -18,6 +18,15 @@ def _seed():
 
 
 @pytest.fixture
+def threads(request):
+    """Run with as many threads as the parameter says, whatever the machine has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def poisoned_empty(monkeypatch):
     """Memory that a test must not read is NaN: fresh memory is often zero by luck, and then hides a missing write."""
 

@@ -1,11 +1,13 @@
 """The one public function of the quadratic form, and the backends that it picks from."""
 
 import difflib
-from typing import Callable, NamedTuple, Optional, Tuple
+from typing import Callable, NamedTuple, Optional, Tuple, Union
 
 import torch
 
+from . import native_backend
 from .chunked import quadratic_form_chunked
+from .dtypes import has_bfloat16_units
 from .portable import quadratic_form_portable
 from .reference import quadratic_form_reference
 
@@ -15,27 +17,40 @@ class Backend(NamedTuple):
 
     Attributes:
         compute: Maps x (P, C) and weight (O, C, C) to (P, O).
-        why_unusable: Says why it cannot run on a device type, or returns None where it can.
+        why_unusable: Says why it cannot run on a device and dtype, or returns None where it can.
+        yields: Whether the usable backends after it are the better choice for a device and dtype.
     """
     compute: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    why_unusable: Callable[[str], Optional[str]] = lambda device_type: None
+    why_unusable: Callable[[torch.device, torch.dtype], Optional[str]] = lambda device, dtype: None
+    yields: Callable[[torch.device, torch.dtype], bool] = lambda device, dtype: False
 
 
-# In order of preference: the automatic choice is the first that is usable on the device of the inputs.
+# In order of preference: the automatic choice is the first that is usable for the device and dtype of the inputs.
 _BACKENDS = {
+    'native': Backend(
+        native_backend.quadratic_form_native,
+        native_backend.why_unusable,
+        # The kernels compute in float32, the chunked backend in what the units of the CPU multiply.
+        yields=lambda device, dtype: dtype == torch.bfloat16 and has_bfloat16_units(device),
+    ),
     'chunked': Backend(quadratic_form_chunked),
     'reference': Backend(quadratic_form_reference),
 }
 
 
-def available_backends(device: str = 'cpu') -> Tuple[str, ...]:
-    """Names that `quadratic_form` accepts as `backend` for inputs on `device`, the preferred one first.
+def available_backends(
+        device: Union[str, torch.device] = 'cpu',
+        dtype: torch.dtype = torch.float32,
+) -> Tuple[str, ...]:
+    """Names that `quadratic_form` accepts as `backend` for inputs of a device and dtype, the preferred one first.
 
     Args:
-        device: A device or device type, such as 'cpu' or 'cuda:0'.
+        device: A device or its name, such as 'cpu' or 'cuda:0'.
+        dtype: Dtype of the inputs; under autocast, that of autocast.
     """
-    device_type = torch.device(device).type
-    return tuple(name for name, backend in _BACKENDS.items() if backend.why_unusable(device_type) is None)
+    device = torch.device(device)
+    usable = [name for name, backend in _BACKENDS.items() if backend.why_unusable(device, dtype) is None]
+    return tuple(sorted(usable, key=lambda name: _BACKENDS[name].yields(device, dtype)))
 
 
 def quadratic_form(x: torch.Tensor, weight: torch.Tensor, backend: Optional[str] = None) -> torch.Tensor:
@@ -53,7 +68,8 @@ def quadratic_form(x: torch.Tensor, weight: torch.Tensor, backend: Optional[str]
         weight: Weights of shape (O, C, C), with the device of `x`, and outside autocast its dtype.
         backend: None for the fastest that is usable, or a name from `available_backends()`. 'reference' is the
             formula written out, and needs memory for all P * C * C products; 'chunked' needs memory for a bounded
-            tile of them. A backend asked for by name is never replaced by another.
+            tile of them, in plain torch; 'native' are kernels for the CPU, compiled with the package. A backend
+            asked for by name is never replaced by another.
 
     Returns:
         Outputs of shape (..., O), with the dtype of `x`, or the autocast dtype under autocast.
@@ -61,7 +77,7 @@ def quadratic_form(x: torch.Tensor, weight: torch.Tensor, backend: Optional[str]
     Raises:
         ValueError: Shapes or devices do not match, or `backend` is unknown.
         TypeError: A dtype is not floating point, or the dtypes differ outside autocast.
-        RuntimeError: The backend cannot run on the device of `x`.
+        RuntimeError: The backend cannot run on the device and dtype of `x`.
     """
     if torch.jit.is_scripting():
         flat = quadratic_form_portable(x.reshape(-1, x.shape[-1]), weight)
@@ -75,28 +91,35 @@ def _quadratic_form(x: torch.Tensor, weight: torch.Tensor, backend: Optional[str
     device_type = x.device.type
     autocast = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
     _check_inputs(x, weight, autocast)
-    compute = _pick(backend, device_type)
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():
-        compute = quadratic_form_portable
     if autocast:
         dtype = torch.get_autocast_dtype(device_type)
         x, weight = (tensor if tensor.dtype == torch.float64 else tensor.to(dtype) for tensor in (x, weight))
+        weight = weight.to(x.dtype)
+    compute = _pick(backend, x.device, x.dtype)
+    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+        compute = quadratic_form_portable
+    flat = x.reshape(-1, x.shape[-1])
+    if autocast:
         with torch.autocast(device_type, enabled=False):
-            flat = compute(x.reshape(-1, x.shape[-1]), weight.to(x.dtype))
+            output = compute(flat, weight)
     else:
-        flat = compute(x.reshape(-1, x.shape[-1]), weight)
-    return flat.reshape(*x.shape[:-1], weight.shape[0])
+        output = compute(flat, weight)
+    return output.reshape(*x.shape[:-1], weight.shape[0])
 
 
-def _pick(name: Optional[str], device_type: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+def _pick(
+        name: Optional[str],
+        device: torch.device,
+        dtype: torch.dtype,
+) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
     check_backend(name)
     if name is None:
-        name = available_backends(device_type)[0]
+        name = available_backends(device, dtype)[0]
     backend = _BACKENDS[name]
-    reason = backend.why_unusable(device_type)
+    reason = backend.why_unusable(device, dtype)
     if reason is not None:
-        usable = ', '.join(map(repr, available_backends(device_type)))
-        raise RuntimeError(f'backend {name!r} cannot run on {device_type!r}: {reason} Usable there: {usable}.')
+        usable = ', '.join(map(repr, available_backends(device, dtype)))
+        raise RuntimeError(f'backend {name!r} cannot run on {str(device)!r} with {dtype}: {reason} Usable: {usable}.')
     return backend.compute
 
 

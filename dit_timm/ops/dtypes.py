@@ -2,11 +2,30 @@
 
 import torch
 
+_CPU_HAS_BFLOAT16_UNITS = any(
+    torch.cpu.get_capabilities().get(name, False) for name in ('amx_bf16', 'avx512_bf16', 'bf16')
+)
+
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of products and sums for inputs of `dtype`.
+    """The dtype of sums for inputs of `dtype`, and of products unless `operand_dtype` says otherwise.
 
     A product of activations squares their range: in float16 it overflows from |x| = 256 on although the
     weighted sum may be small. Half-precision inputs are therefore multiplied and summed in float32.
     """
     return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def has_bfloat16_units(device: torch.device) -> bool:
+    """Whether a CPU multiplies matrices faster in bfloat16 than in float32; False for other devices."""
+    return device.type == 'cpu' and _CPU_HAS_BFLOAT16_UNITS
+
+
+def operand_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
+    """The dtype of the operands of matrix products, of the products of channels among them.
+
+    bfloat16 has the range of float32, so its products may be rounded to it where that is what the units multiply.
+    """
+    if dtype == torch.bfloat16 and has_bfloat16_units(device):
+        return torch.bfloat16
+    return accumulation_dtype(dtype)

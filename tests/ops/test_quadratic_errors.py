@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dit_timm import available_backends, quadratic_form
-from dit_timm.ops import dispatch
+from dit_timm.ops import dispatch, native_backend
 
 
 def check(error, fragments, x, weight, **kwargs):
@@ -54,20 +54,36 @@ def test_unusable_backend_is_not_replaced(monkeypatch):
     def compute(x, weight):
         raise AssertionError('must not be called')
 
-    backend = dispatch.Backend(compute, lambda device_type: f'no such unit on {device_type}.')
+    backend = dispatch.Backend(compute, lambda device, dtype: f'no such unit on {device} for {dtype}.')
     monkeypatch.setitem(dispatch._BACKENDS, 'exotic', backend)
     x, weight = torch.zeros(2, 4), torch.zeros(3, 4, 4)
     assert 'exotic' not in available_backends('cpu')
-    check(RuntimeError, ["'exotic'", "'cpu'", 'no such unit', "'chunked'"], x, weight, backend='exotic')
+    fragments = ["'exotic'", "'cpu'", 'no such unit', 'torch.float32', "'chunked'"]
+    check(RuntimeError, fragments, x, weight, backend='exotic')
     quadratic_form(x, weight)
 
 
 def test_first_usable_backend_is_the_automatic_one(monkeypatch):
     entries = {
-        'never': dispatch.Backend(None, lambda device_type: 'not here.'),
+        'never': dispatch.Backend(None, lambda device, dtype: 'not here.'),
         'first': dispatch.Backend(lambda x, weight: x.new_full((x.shape[0], weight.shape[0]), 7.)),
         **dispatch._BACKENDS,
     }
     monkeypatch.setattr(dispatch, '_BACKENDS', entries)
     assert available_backends()[0] == 'first'
     assert (quadratic_form(torch.zeros(2, 4), torch.zeros(3, 4, 4)) == 7).all()
+
+
+def test_native_kernels_say_why_not(monkeypatch):
+    x, weight = torch.zeros(2, 4), torch.zeros(3, 4, 4)
+    check(RuntimeError, ["'native'", 'float32', "'chunked'"], x.double(), weight.double(), backend='native')
+    monkeypatch.setattr(native_backend, '_LIBRARY', None)
+    check(RuntimeError, ["'native'", 'install a C compiler', "'chunked'"], x, weight, backend='native')
+    assert available_backends() == ('chunked', 'reference')
+    quadratic_form(x, weight)
+
+
+def test_bfloat16_units_are_preferred_where_they_are(monkeypatch):
+    monkeypatch.setattr(dispatch, 'has_bfloat16_units', lambda device: device.type == 'cpu')
+    assert available_backends('cpu', torch.bfloat16) == ('chunked', 'reference', 'native')
+    assert available_backends('cpu', torch.float32)[0] == 'native'

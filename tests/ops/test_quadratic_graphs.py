@@ -7,7 +7,6 @@ import torch
 from torch import nn
 
 from dit_timm import available_backends, quadratic_form
-from dit_timm.ops import chunked
 
 
 def formula(x, weight):
@@ -145,26 +144,37 @@ def test_onnx(tmp_path):
         torch.testing.assert_close(torch.from_numpy(output), formula(x, module.weight.detach()), rtol=1e-4, atol=1e-4)
 
 
+def operators(backend):
+    name = f'quadratic_{backend}'
+    return [getattr(torch.ops.dit_timm, part).default for part in (name, f'{name}_grad_x', f'{name}_grad_weight')]
+
+
+@pytest.mark.parametrize('backend', ['native', 'chunked'])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize('pixels', [0, 6])
-def test_opcheck_forward(dtype, pixels):
+def test_opcheck_forward(backend, dtype, pixels):
+    forward, _, _ = operators(backend)
     x = torch.randn(pixels, 5, dtype=dtype, requires_grad=True)
     weight = torch.randn(3, 5, 5, dtype=dtype, requires_grad=True)
-    torch.library.opcheck(chunked.quadratic_form_chunked, (x, weight), rtol=1e-2, atol=1e-2)
+    torch.library.opcheck(forward, (x, weight), rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.parametrize('backend', ['native', 'chunked'])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize('pixels', [0, 6])
-def test_opcheck_gradients(dtype, pixels):
+def test_opcheck_gradients(backend, dtype, pixels):
+    _, grad_x, grad_weight = operators(backend)
     x, weight = torch.randn(pixels, 5, dtype=dtype), torch.randn(3, 5, 5, dtype=dtype)
     grad = torch.randn(pixels, 3, dtype=dtype)
-    torch.library.opcheck(chunked._grad_x, (grad, x, weight))
-    torch.library.opcheck(chunked._grad_weight, (grad, x))
+    torch.library.opcheck(grad_x, (grad, x, weight))
+    torch.library.opcheck(grad_weight, (grad, x))
 
 
-def test_opcheck_of_strided_inputs():
+@pytest.mark.parametrize('backend', ['native', 'chunked'])
+def test_opcheck_of_strided_inputs(backend):
     # The fake outputs must have the strides of the real ones, also for a channels-first view.
+    forward, grad_x, _ = operators(backend)
     x = torch.randn(5, 6).t().requires_grad_()
     weight = torch.randn(5, 5, 3).permute(2, 0, 1).detach().requires_grad_()
-    torch.library.opcheck(chunked.quadratic_form_chunked, (x, weight))
-    torch.library.opcheck(chunked._grad_x, (torch.randn(6, 3), x.detach(), weight.detach()))
+    torch.library.opcheck(forward, (x, weight))
+    torch.library.opcheck(grad_x, (torch.randn(6, 3), x.detach(), weight.detach()))

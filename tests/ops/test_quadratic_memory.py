@@ -1,5 +1,8 @@
 """The point of the chunked backend: products of bounded size only, in forward and in backward."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -30,8 +33,7 @@ def peak(sizes):
 
 @pytest.fixture
 def small_tiles(monkeypatch):
-    monkeypatch.setattr(chunked, '_CPU_TILE_ELEMENTS', TILE)
-    monkeypatch.setattr(chunked, '_TILE_PIXELS', 64)
+    monkeypatch.setattr(chunked, '_CPU_LANE_ELEMENTS', TILE)
 
 
 @pytest.fixture
@@ -75,8 +77,38 @@ def test_nothing_but_the_inputs_is_kept_for_backward(small_tiles, inputs):
     assert {tensor.data_ptr() for tensor in kept} == {x.data_ptr(), weight.data_ptr()}
 
 
-def test_shipped_tile_is_bounded():
+@pytest.mark.parametrize('threads', [1, 64], indirect=True)
+def test_shipped_tile_is_bounded(threads):
     # 32 MiB at most, whatever the size of the input: what fits beside a batch on a small machine.
     for pixels, channels in ((1, 1), (10 ** 7, 16), (10 ** 7, 96), (10 ** 7, 1024)):
-        tile_pixels, blocks = chunked._plan(pixels, channels, torch.device('cpu'))
-        assert tile_pixels * max(block.size for block in blocks) * 4 <= 32 << 20
+        plan = chunked._Plan(torch.empty(1, 1).expand(pixels, channels))
+        assert plan.buffer.numel() * 4 <= 32 << 20
+
+
+# Peak memory of a fresh process, since memory that compiled code takes is seen by the system alone.
+PROCESS = """
+import resource, sys, torch
+from dit_timm import quadratic_form
+pixels, in_chs, out_chs = 50000, 64, 64
+x = torch.randn(pixels, in_chs, requires_grad=True)
+weight = torch.randn(out_chs, in_chs, in_chs, requires_grad=True)
+quadratic_form(x[:64], weight, backend=sys.argv[1]).sum().backward()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+quadratic_form(x, weight, backend=sys.argv[1]).sum().backward()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+"""
+
+
+def growth(backend):
+    output = subprocess.run([sys.executable, '-c', PROCESS, backend], check=True, capture_output=True, text=True).stdout
+    return int(output)
+
+
+@pytest.mark.parametrize('backend', ['native', 'chunked'])
+def test_process_stays_small(backend):
+    # Outputs, their gradient and the gradient of x are 12.8 MB each, the products would be 820 MB.
+    assert growth(backend) < 0.1 * 4 * 50000 * 64 ** 2
+
+
+def test_process_grows_by_the_products_of_the_reference():
+    assert growth('reference') > 4 * 50000 * 64 ** 2
