@@ -59,7 +59,9 @@ def _run(function: str, x: torch.Tensor, outputs: int, *arguments: int) -> None:
     isa = next(iter(instruction_sets().values()))
     threads = torch.get_num_threads()
     if not getattr(_library(), function)(isa, threads, *x.shape, outputs, *arguments):
-        raise MemoryError(f'{function}: no memory for x of shape {tuple(x.shape)}, {outputs} outputs, {threads} threads.')
+        raise MemoryError(
+            f'{function}: no memory for x of shape {tuple(x.shape)}, {outputs} outputs and {threads} threads.'
+        )
 
 
 def _forward(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -89,11 +89,9 @@ TARGET static void NAME(grad_x_tile)(
             for (int v = 0; v < VECS; v++)
                 sums[row][v] = (VECTOR){0};
         NAME(multiply_add)(VECS, outputs, weights + k * outputs, ROWS, 1, grad, TILE, sums);
-        /* The gradient of a product goes to each of its factors, times the other. Both loops are unrolled, so that
-         * the sums stay in registers. */
+        /* The gradient of a product goes to each of its factors, times the other. Pairs past the last have weight
+         * zero. */
         for (int row = 0; row < ROWS; row++) {
-            if (k + row >= pairs->count)
-                break;
             int64_t first = pairs->first[k + row] * TILE, second = pairs->second[k + row] * TILE;
             for (int v = 0; v < VECS; v++) {
                 AT(grad_x + first + v * LANES) += sums[row][v] * CONST_AT(x + second + v * LANES);
