@@ -10,7 +10,7 @@ demo: $(VENV)/installed
 	$(BIN)/python scripts/train.py
 
 test: $(VENV)/installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -20,8 +20,8 @@ lint: $(VENV)/installed
 conformance: $(VENV)/installed
 	$(BIN)/python scripts/conformance.py
 
-# Made again when the dependencies change.
-$(VENV)/installed: pyproject.toml
+# Made again when the dependencies or the compiled kernels change.
+$(VENV)/installed: pyproject.toml setup.py dit_timm/ops/native_kernels.c dit_timm/ops/native_kernels.h
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'

@@ -1,5 +1,9 @@
-"""What must hold of an installed wheel, with nothing but the package and its dependencies. Not collected by pytest."""
+"""What must hold of an installed wheel, with nothing but the package and its dependencies. Not collected by pytest.
 
+The arguments are the backends that the CPU should have, in order.
+"""
+
+import sys
 from importlib.metadata import version
 from importlib.resources import files
 
@@ -21,4 +25,5 @@ import dit_timm  # noqa: E402 (after the check that timm alone knows the models)
 assert 'site-packages' in dit_timm.__file__, f'not the installed package: {dit_timm.__file__}'
 assert dit_timm.__version__ == version('dit-timm')
 assert (files('dit_timm') / 'py.typed').is_file(), 'py.typed is missing from the wheel'
+assert dit_timm.available_backends() == tuple(sys.argv[1:]), dit_timm.available_backends()
 print(f'dit_timm {dit_timm.__version__}, timm {timm.__version__}, torch {torch.__version__}: installed and registered')

@@ -1,6 +1,6 @@
 """The quadratic form on a CPU through compiled kernels: products are formed in the cache and never reach memory.
 
-The kernels (`native_kernels.c`) are plain C. They are compiled when the package is built, if there is a C compiler;
+The kernels (`native_kernels.c`) are plain C. They are compiled when the package is built, where GCC is there to do it;
 a package without them works, with the chunked backend.
 """
 
@@ -47,7 +47,7 @@ def why_unusable(device: torch.device, dtype: torch.dtype) -> Optional[str]:
     if dtype == torch.float64:
         return 'it computes in float32.'
     if _LIBRARY is None:
-        return 'the compiled kernels are missing: install a C compiler (GCC or Clang), then reinstall dit_timm.'
+        return 'the compiled kernels are missing: install GCC, then reinstall dit_timm.'
     return None
 
 

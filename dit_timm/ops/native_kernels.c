@@ -2,13 +2,19 @@
  *
  *     q[p, o] = sum over pairs k = (i <= j) of folded[o, k] x[p, i] x[p, j]
  *
- * Plain C with the vector extensions of GCC and Clang; it knows nothing of Python or torch (see native_backend.py).
+ * C with the vector extensions of GCC; it knows nothing of Python or torch (see native_backend.py).
  * This file lays out operands and shares tiles among threads; native_kernels.h holds the inner loops, compiled for
  * several instruction sets, of which the best that the machine has is picked at run time.
  *
  * Memory: a copy of the folded weights (half the size of the weights) and, for each thread, a tile of pixels. No sum
  * depends on the number of threads.
  */
+
+/* torch and code compiled by GCC share one pool of OpenMP threads, libgomp's. Clang brings a pool of its own, whose
+ * waiting threads were seen to slow torch's down more than tenfold. */
+#if !defined(__GNUC__) || defined(__clang__)
+#error "The kernels need GCC; without them the package works in plain torch."
+#endif
 
 #include <stdint.h>
 #include <stdlib.h>
