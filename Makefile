@@ -28,4 +28,4 @@ $(VENV)/installed: pyproject.toml setup.py dit_timm/ops/native_kernels.c dit_tim
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist output *.egg-info
+	rm -rf $(VENV) build dist output *.egg-info dit_timm/ops/*.so
