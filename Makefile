@@ -15,6 +15,7 @@ test: $(VENV)/installed
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/python scripts/model_table.py --check
+	$(BIN)/python scripts/benchmark_table.py --check
 
 # timm's own tests of its models, run against ours. Needs the package index, for timm's source distribution.
 conformance: $(VENV)/installed

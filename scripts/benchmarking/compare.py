@@ -1,0 +1,50 @@
+"""Contestants side by side: their peak memory, then their times in turns."""
+
+from typing import Dict, Mapping, NamedTuple, Optional, Sequence
+
+from .memory import peaks
+from .runs import Run
+from .timing import Timing, alternate
+
+
+class Result(NamedTuple):
+    """One contestant in one phase.
+
+    Attributes:
+        timing: Its times; None if it ran out of memory.
+        peak_bytes: Its peak extra memory; None if that was not measured.
+    """
+    timing: Optional[Timing]
+    peak_bytes: Optional[int]
+
+
+def compare(
+        runs: Mapping[str, Run],
+        phases: Sequence[str],
+        rounds: int,
+        with_memory: Sequence[str] = (),
+) -> Dict[str, Dict[str, Result]]:
+    """Measure the contestants.
+
+    Memory comes first: a contestant that runs out of it does so where it takes nobody along, and is not timed.
+
+    Args:
+        runs: The contestants, all on one device.
+        phases: The phases to time.
+        rounds: Rounds of the timing.
+        with_memory: The contestants whose memory is measured.
+
+    Returns:
+        Results by phase and contestant.
+    """
+    memory = {name: peaks(runs[name]) for name in with_memory}
+    results = {}
+    for phase in phases:
+        works = {
+            name: run.build(phase) for name, run in runs.items() if name not in memory or phase in memory[name]
+        }
+        timings = alternate(works, rounds, device=next(iter(runs.values())).device)
+        results[phase] = {
+            name: Result(timings.get(name), memory.get(name, {}).get(phase)) for name in runs
+        }
+    return results

@@ -1,0 +1,47 @@
+"""What a number depends on beside the code."""
+
+import importlib.metadata
+import os
+import platform
+from datetime import datetime
+from pathlib import Path
+from typing import Dict
+
+import timm
+import torch
+
+
+def environment(device: str) -> Dict[str, str]:
+    """The columns of every row that say where and with what it was measured."""
+    return {
+        'date': f'{datetime.now():%Y-%m-%d}',
+        'device': _device_name(device),
+        'device_type': torch.device(device).type,
+        'cores': str(len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()),
+        'threads': str(torch.get_num_threads()),
+        'python': platform.python_version(),
+        'torch': torch.__version__,
+        'timm': timm.__version__,
+        'triton': _version('triton'),
+    }
+
+
+def _device_name(device: str) -> str:
+    device_type = torch.device(device).type
+    if device_type == 'cuda':
+        return torch.cuda.get_device_name(device)
+    if device_type != 'cpu':
+        return device_type
+    cpuinfo = Path('/proc/cpuinfo')
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith('model name'):
+                return line.partition(':')[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return 'none'

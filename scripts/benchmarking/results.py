@@ -1,0 +1,93 @@
+"""Measurements as rows: with their ratios, to a CSV and back."""
+
+import csv
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional
+
+import torch
+
+from .compare import Result
+from .forms import BASE, FLOOR, MATERIALISED, backend_of
+from .memory import MIB
+
+Row = Dict[str, Any]
+
+OUT_OF_MEMORY = 'out of memory'
+
+_TEXT = (
+    'date', 'device', 'device_type', 'cores', 'threads', 'python', 'torch', 'timm', 'triton', 'command',
+    'part', 'subject', 'dtype', 'settings', 'phase', 'contestant', 'backend', 'status',
+)
+_NUMBERS = (
+    'pixels', 'in_chs', 'out_chs', 'batch_size', 'img_size', 'rounds', 'median_s', 'spread', 'images_per_s',
+    'times_as_fast', 'floor_ratio', 'base_ratio', 'peak_mib', 'memory_share', 'memory_base_ratio',
+)
+# Of less memory the measure knows too little for a ratio.
+_LEAST_MIB = 1.
+
+
+def to_rows(
+        results: Mapping[str, Result], device: str, dtype: torch.dtype, facts: Mapping[str, Any],
+) -> List[Row]:
+    """Rows of the contestants of one phase.
+
+    `times_as_fast` and `memory_share` refer to the materialised form, `floor_ratio` to the floor, `base_ratio` and
+    `memory_base_ratio` to the base network; None where there is none, or no number of it.
+
+    Args:
+        results: Results by contestant.
+        device: Where they ran.
+        dtype: What the quadratic form computed on; under autocast, that of autocast.
+        facts: Columns that the rows share.
+
+    Returns:
+        A row for each contestant.
+    """
+    medians = {name: result.timing.median for name, result in results.items() if result.timing is not None}
+    peaks = {name: result.peak_bytes / MIB for name, result in results.items() if result.peak_bytes is not None}
+    comparable_peaks = {name: peak for name, peak in peaks.items() if peak >= _LEAST_MIB}
+    rows = []
+    for name, result in results.items():
+        median, peak = medians.get(name), peaks.get(name)
+        batch_size = facts.get('batch_size')
+        rows.append({
+            **facts,
+            'contestant': name,
+            'backend': backend_of(name, device, dtype),
+            'status': OUT_OF_MEMORY if result.timing is None else 'ok',
+            'rounds': result.timing.rounds if result.timing else None,
+            'median_s': median,
+            'spread': result.timing.spread if result.timing else None,
+            'images_per_s': _ratio(batch_size, median),
+            'times_as_fast': _ratio(medians.get(MATERIALISED), median),
+            'floor_ratio': _ratio(median, medians.get(FLOOR)),
+            'base_ratio': _ratio(median, medians.get(BASE)),
+            'peak_mib': peak,
+            'memory_share': _ratio(peak, comparable_peaks.get(MATERIALISED)),
+            'memory_base_ratio': _ratio(peak, comparable_peaks.get(BASE)),
+        })
+    return rows
+
+
+def _ratio(value: Optional[float], reference: Optional[float]) -> Optional[float]:
+    return None if value is None or reference is None else value / reference
+
+
+def write_rows(rows: List[Row], path: Path) -> None:
+    """Write a CSV, in place of what was there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open('w', newline='') as file:
+        writer = csv.DictWriter(file, fieldnames=[*_TEXT, *_NUMBERS])
+        writer.writeheader()
+        for row in rows:
+            numbers = {name: f'{row[name]:.6g}' for name in _NUMBERS if row.get(name) is not None}
+            writer.writerow({**{name: row.get(name, '') for name in _TEXT}, **numbers})
+
+
+def read_rows(path: Path) -> List[Row]:
+    """Read a CSV that `write_rows` wrote; empty numbers are None."""
+    with path.open(newline='') as file:
+        rows: List[Row] = list(csv.DictReader(file))
+    for row in rows:
+        row.update({name: float(row[name]) if row[name] else None for name in _NUMBERS})
+    return rows

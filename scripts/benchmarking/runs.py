@@ -1,0 +1,30 @@
+"""What a contestant is: something that runs one or more phases and can be built anew, also in another process."""
+
+from typing import Any, Callable, NamedTuple, Protocol, Tuple
+
+
+class Work(NamedTuple):
+    """One phase of a contestant, its inputs allocated and touched.
+
+    Attributes:
+        function: The work itself; what it returns is dropped.
+        warm_up: A smaller call that loads libraries and starts threads.
+        scale: By how much the time of `function` counts.
+    """
+    function: Callable[[], Any]
+    warm_up: Callable[[], Any]
+    scale: float = 1.
+
+
+class Run(Protocol):
+    """A contestant at one size. It can be pickled; `build` makes what cannot.
+
+    Attributes:
+        device: Where it runs.
+        phases: Names that `build` accepts.
+    """
+    device: str
+    phases: Tuple[str, ...]
+
+    def build(self, phase: str) -> Work:
+        """Allocate everything that exists before the phase starts."""
