@@ -1,5 +1,6 @@
 """What every test shares: no network, fixed seeds, poisoned scratch, and the formula written as loops."""
 
+import importlib.util
 import os
 
 # Read when huggingface_hub is imported, so it stands in front of every other import.
@@ -8,8 +9,35 @@ os.environ['HF_HUB_OFFLINE'] = '1'
 import pytest
 import torch
 
+if not torch.cuda.is_available():
+    # Triton's interpreter runs the kernels for GPUs on the CPU. Read when the kernels are imported.
+    os.environ['TRITON_INTERPRET'] = '1'
+
 # The tensors here are small, and threads that wait for one another are slow wherever the cores are shared.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True, scope='session')
+def _interpreted_bfloat16():
+    """Triton's interpreter keeps bfloat16 as 16-bit integers, and its matrix product multiplies those."""
+    if torch.cuda.is_available() or importlib.util.find_spec('triton') is None:
+        yield
+        return
+    from triton import language
+    from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+
+    def widened(handle):
+        if handle.dtype.scalar != language.bfloat16:
+            return handle
+        return TensorHandle((handle.data.astype('uint32') << 16).view('float32'), language.float32)
+
+    create_dot = InterpreterBuilder.create_dot
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            InterpreterBuilder, 'create_dot',
+            lambda self, a, b, *args: create_dot(self, widened(a), widened(b), *args),
+        )
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -105,7 +105,7 @@ class _Plan:
         if tensor.shape[0] < step:
             tensor = torch.cat([tensor, tensor.new_zeros(step - tensor.shape[0], tensor.shape[1])])
         lanes = tensor.unflatten(0, (self.lanes, self.tile_pixels)).mT
-        return lanes.to(self.dtype, memory_format=torch.contiguous_format)
+        return lanes.to(self.dtype).contiguous()
 
 
 def _from_lanes(lanes: torch.Tensor, output: torch.Tensor) -> None:

@@ -5,7 +5,7 @@ from typing import Callable, NamedTuple, Optional, Tuple, Union
 
 import torch
 
-from . import native_backend
+from . import native_backend, triton_backend
 from .chunked import quadratic_form_chunked
 from .dtypes import has_bfloat16_units
 from .portable import quadratic_form_portable
@@ -33,6 +33,7 @@ _BACKENDS = {
         # The kernels compute in float32, the chunked backend in what the units of the CPU multiply.
         yields=lambda device, dtype: dtype == torch.bfloat16 and has_bfloat16_units(device),
     ),
+    'triton': Backend(triton_backend.quadratic_form_triton, triton_backend.why_unusable),
     'chunked': Backend(quadratic_form_chunked),
     'reference': Backend(quadratic_form_reference),
 }
@@ -59,17 +60,20 @@ def quadratic_form(x: torch.Tensor, weight: torch.Tensor, backend: Optional[str]
     The quadratic term of a dendrite (Liu et al., "Dendritic Integration Inspired Artificial Neural Networks Capture
     Data Correlation", NeurIPS 2024), at every position of the leading dimensions of `x`.
 
-    Products and sums are float32 for float16 and bfloat16 inputs. Under autocast both inputs are first cast to the
-    autocast dtype, as those of a convolution are. Scripted, traced and exported graphs hold plain torch operators
-    whatever the backend.
+    Half precision is summed in float32. Its products are float32 too, except where matrix units multiply bfloat16:
+    there they are rounded to it. On a GPU, float32 is rounded to TF32 where
+    `torch.backends.cuda.matmul.fp32_precision` is 'tf32', and products of float16 are always.
+
+    Under autocast both inputs are first cast to the autocast dtype, as those of a convolution are. Scripted, traced
+    and exported graphs hold plain torch operators whatever the backend.
 
     Args:
         x: Inputs of shape (..., C), floating point.
         weight: Weights of shape (O, C, C), with the device of `x`, and outside autocast its dtype.
         backend: None for the fastest that is usable, or a name from `available_backends()`. 'reference' is the
             formula written out, and needs memory for all P * C * C products; 'chunked' needs memory for a bounded
-            tile of them, in plain torch; 'native' are kernels for the CPU, compiled with the package. A backend
-            asked for by name is never replaced by another.
+            tile of them, in plain torch; 'native' are kernels for the CPU, compiled with the package; 'triton' are
+            kernels for GPUs. A backend asked for by name is never replaced by another.
 
     Returns:
         Outputs of shape (..., O), with the dtype of `x`, or the autocast dtype under autocast.

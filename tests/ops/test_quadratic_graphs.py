@@ -7,6 +7,10 @@ import torch
 from torch import nn
 
 from dit_timm import available_backends, quadratic_form
+from dit_timm.ops import triton_backend
+
+# The backends that are operators of torch.
+OPERATORS = [name for name in available_backends('cpu') if name != 'reference']
 
 
 def formula(x, weight):
@@ -69,6 +73,18 @@ def test_compile_dynamic_shapes_with_gradients():
         got = torch.autograd.grad(compiled(x, weight).square().sum(), (x, weight))
         want = torch.autograd.grad(formula(x, weight).square().sum(), (x, weight))
         torch.testing.assert_close(got, want)
+
+
+def test_compile_asks_a_gpu_for_its_capability_once(monkeypatch):
+    # The choice of a backend must leave no break in the graph.
+    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (7, 5))
+
+    def ask(x):
+        return x + len(triton_backend.why_unusable(torch.device('cuda', 0), torch.float32))
+
+    compiled = torch.compile(ask, fullgraph=True, backend='eager')
+    x = torch.zeros(1)
+    assert compiled(x) == ask(x)
 
 
 def test_compile_under_autocast():
@@ -149,7 +165,7 @@ def operators(backend):
     return [getattr(torch.ops.dit_timm, part).default for part in (name, f'{name}_grad_x', f'{name}_grad_weight')]
 
 
-@pytest.mark.parametrize('backend', ['native', 'chunked'])
+@pytest.mark.parametrize('backend', OPERATORS)
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize('pixels', [0, 6])
 def test_opcheck_forward(backend, dtype, pixels):
@@ -159,7 +175,7 @@ def test_opcheck_forward(backend, dtype, pixels):
     torch.library.opcheck(forward, (x, weight), rtol=1e-2, atol=1e-2)
 
 
-@pytest.mark.parametrize('backend', ['native', 'chunked'])
+@pytest.mark.parametrize('backend', OPERATORS)
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize('pixels', [0, 6])
 def test_opcheck_gradients(backend, dtype, pixels):
@@ -170,7 +186,7 @@ def test_opcheck_gradients(backend, dtype, pixels):
     torch.library.opcheck(grad_weight, (grad, x))
 
 
-@pytest.mark.parametrize('backend', ['native', 'chunked'])
+@pytest.mark.parametrize('backend', OPERATORS)
 def test_opcheck_of_strided_inputs(backend):
     # The fake outputs must have the strides of the real ones, also for a channels-first view.
     forward, grad_x, _ = operators(backend)

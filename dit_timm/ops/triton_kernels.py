@@ -1,0 +1,121 @@
+"""The quadratic form and its gradients on a GPU, in Triton: products are formed in registers and never reach memory.
+
+Imported when first needed, since Triton is not everywhere; `triton_backend` holds the host's side.
+
+Pixels are contiguous in memory, x is (C, P): then one channel of a tile of pixels is one coalesced load. Weights are
+"upper", (C, C, O): folded on and above the diagonal, zero below, so that a tile that crosses the diagonal may compute
+all its pairs. Sums are float32. Addresses are 64-bit: P * C and C * C * O pass 2^31.
+
+OPERAND is the dtype of what is multiplied by matrix units and PRECISION what they make of float32, see
+`triton_backend`. All products are formed in float32 and then rounded to OPERAND.
+"""
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _channels(x, channels, channel_count, pixels, pixel_count):
+    """A (pixels, channels) tile of x (C, P) in float32, zero outside."""
+    offsets = channels[None, :].to(tl.int64) * pixel_count + pixels[:, None]
+    inside = (channels < channel_count)[None, :] & (pixels < pixel_count)[:, None]
+    return tl.load(x + offsets, mask=inside, other=0.).to(tl.float32)
+
+
+@triton.jit
+def _channel(x, channel, pixels, pixel_count):
+    """One channel of x (C, P) at some pixels in float32, zero outside."""
+    offsets = tl.full((), channel, tl.int64) * pixel_count + pixels
+    return tl.load(x + offsets, mask=pixels < pixel_count, other=0.).to(tl.float32)
+
+
+@triton.jit
+def _upper_offsets(row, columns, channel_count, output_count):
+    """Where the weights of pairs (row, columns) start in upper (C, C, O)."""
+    return (tl.full((), row, tl.int64) * channel_count + columns) * output_count
+
+
+@triton.jit
+def forward_kernel(
+        x, upper, output, pixel_count, channel_count, output_count,
+        OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+        PIXELS: tl.constexpr, COLUMNS: tl.constexpr, OUTPUTS: tl.constexpr,
+):
+    """x (C, P), upper (C, C, O) -> output (P, O); a program for a tile of pixels and outputs."""
+    pixels = tl.program_id(0).to(tl.int64) * PIXELS + tl.arange(0, PIXELS)
+    outputs = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
+    sums = tl.zeros((PIXELS, OUTPUTS), tl.float32)
+    for start in range(0, channel_count, COLUMNS):
+        columns = start + tl.arange(0, COLUMNS)
+        x_columns = _channels(x, columns, channel_count, pixels, pixel_count)
+        inside = (columns < channel_count)[:, None] & (outputs < output_count)[None, :]
+        for row in range(0, min(start + COLUMNS, channel_count)):
+            products = _channel(x, row, pixels, pixel_count)[:, None] * x_columns
+            offsets = _upper_offsets(row, columns, channel_count, output_count)[:, None] + outputs[None, :]
+            weights = tl.load(upper + offsets, mask=inside, other=0.)
+            sums = tl.dot(products.to(OPERAND), weights, sums, input_precision=PRECISION)
+    inside = (pixels < pixel_count)[:, None] & (outputs < output_count)[None, :]
+    tl.store(output + pixels[:, None] * output_count + outputs[None, :], sums.to(output.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def grad_x_kernel(
+        grad, x, upper, row_grad, column_grad, pixel_count, channel_count, output_count,
+        OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+        PIXELS: tl.constexpr, COLUMNS: tl.constexpr, OUTPUTS: tl.constexpr,
+):
+    """grad (O, P), x (C, P), upper -> row_grad and column_grad (C, P), float32, whose sum is the gradient of x.
+
+    The gradient of a product goes to each of its factors, times the other. Both results must be zero before. A program
+    owns its pixels, and adds to an element at one place in the code: in the same order each time.
+    """
+    pixels = tl.program_id(0).to(tl.int64) * PIXELS + tl.arange(0, PIXELS)
+    in_image = pixels < pixel_count
+    for first_output in range(0, output_count, OUTPUTS):
+        outputs = first_output + tl.arange(0, OUTPUTS)
+        grads = _channels(grad, outputs, output_count, pixels, pixel_count).to(OPERAND)
+        for start in range(0, channel_count, COLUMNS):
+            columns = start + tl.arange(0, COLUMNS)
+            x_columns = _channels(x, columns, channel_count, pixels, pixel_count)
+            inside = (outputs < output_count)[:, None] & (columns < channel_count)[None, :]
+            sums = tl.zeros((PIXELS, COLUMNS), tl.float32)
+            for row in range(0, min(start + COLUMNS, channel_count)):
+                offsets = _upper_offsets(row, columns, channel_count, output_count)[None, :] + outputs[:, None]
+                weights = tl.load(upper + offsets, mask=inside, other=0.)
+                grad_products = tl.dot(grads, weights, input_precision=PRECISION)
+                sums += _channel(x, row, pixels, pixel_count)[:, None] * grad_products
+                to_row = row_grad + tl.full((), row, tl.int64) * pixel_count + pixels
+                tl.atomic_add(to_row, tl.sum(grad_products * x_columns, 1), mask=in_image, sem='relaxed')
+            to_columns = column_grad + columns[None, :].to(tl.int64) * pixel_count + pixels[:, None]
+            in_columns = in_image[:, None] & (columns < channel_count)[None, :]
+            tl.atomic_add(to_columns, sums, mask=in_columns, sem='relaxed')
+
+
+@triton.jit
+def grad_weight_kernel(
+        grad, x, first, second, partial_grad, pixel_count, pair_count, output_count, split_pixels,
+        OPERAND: tl.constexpr, PRECISION: tl.constexpr,
+        PIXELS: tl.constexpr, PAIRS: tl.constexpr, OUTPUTS: tl.constexpr,
+):
+    """grad (O, P), x (C, P), channels of the pairs (K,) twice -> partial_grad (splits, K, O), float32.
+
+    A program for a tile of pairs and outputs and a split of the pixels, of `split_pixels`.
+    """
+    pairs = tl.program_id(0) * PAIRS + tl.arange(0, PAIRS)
+    outputs = tl.program_id(1) * OUTPUTS + tl.arange(0, OUTPUTS)
+    split = tl.program_id(2).to(tl.int64)
+    in_pairs = pairs < pair_count
+    first_offsets = tl.load(first + pairs, mask=in_pairs, other=0).to(tl.int64)[:, None] * pixel_count
+    second_offsets = tl.load(second + pairs, mask=in_pairs, other=0).to(tl.int64)[:, None] * pixel_count
+    start = split * split_pixels
+    stop = min(start + split_pixels, pixel_count)
+    sums = tl.zeros((PAIRS, OUTPUTS), tl.float32)
+    for tile in range(start, stop, PIXELS):
+        pixels = tile + tl.arange(0, PIXELS)
+        inside = in_pairs[:, None] & (pixels < stop)[None, :]
+        firsts = tl.load(x + first_offsets + pixels[None, :], mask=inside, other=0.).to(tl.float32)
+        seconds = tl.load(x + second_offsets + pixels[None, :], mask=inside, other=0.).to(tl.float32)
+        grads = _channels(grad, outputs, output_count, pixels, pixel_count).to(OPERAND)
+        sums = tl.dot((firsts * seconds).to(OPERAND), grads, sums, input_precision=PRECISION)
+    offsets = (split * pair_count + pairs[:, None]) * output_count + outputs[None, :]
+    tl.store(partial_grad + offsets, sums, mask=in_pairs[:, None] & (outputs < output_count)[None, :])

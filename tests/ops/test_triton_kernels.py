@@ -1,0 +1,141 @@
+"""The kernels for GPUs: what can be seen without one, and with one what can only be seen there.
+
+Their values are held to the formula by the tests of every backend, on the CPU through Triton's interpreter.
+"""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from dit_timm import available_backends, quadratic_form
+from dit_timm.ops import triton_backend
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec('triton') is None, reason='Triton is not installed')
+needs_gpu = pytest.mark.skipif(
+    not torch.cuda.is_available() or 'triton' not in available_backends('cuda'),
+    reason='there is no GPU that runs the kernels',
+)
+
+# A process of its own: here kernels are interpreted. Compiles every kernel for every precision, as a launch would.
+COMPILE = """
+import json, sys
+import torch, triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from dit_timm.ops import triton_backend, triton_kernels
+
+CASES = [
+    ('bf16', torch.bfloat16, 'ieee'), ('fp16', torch.float32, 'tf32'), ('fp32', torch.float32, 'tf32'),
+    ('fp32', torch.float32, 'ieee'),
+]
+for dtype, operand, precision in CASES:
+    for outputs in (16, 96):
+        for name in ('forward', 'grad_x', 'grad_weight'):
+            kernel = getattr(triton_kernels, f'{name}_kernel')
+            tile = getattr(triton_backend, f'{name}_tile')(operand, precision, outputs)
+            constants = {**triton_backend._constants(operand, precision), **tile.sizes}
+            types = {
+                **dict.fromkeys(('x', 'grad', 'output'), f'*{dtype}'), **dict.fromkeys(('first', 'second'), '*i32'),
+                'upper': '*bf16' if operand == torch.bfloat16 else '*fp32', **dict.fromkeys(constants, 'constexpr'),
+                **dict.fromkeys(('row_grad', 'column_grad', 'partial_grad'), '*fp32'),
+            }
+            compiled = triton.compile(
+                ASTSource(kernel, {argument: types.get(argument, 'i32') for argument in kernel.arg_names}, constants),
+                target=GPUTarget('cuda', int(sys.argv[1]), 32),
+                options={'num_warps': tile.num_warps, 'num_stages': tile.num_stages},
+            )
+            print(json.dumps({
+                'case': [name, dtype, precision, outputs], 'shared': compiled.metadata.shared,
+                'matrix_units': any(word in compiled.asm['ptx'] for word in ('mma.sync', 'wgmma', 'tcgen05.mma')),
+            }))
+"""
+
+
+@pytest.mark.parametrize('capability', [80, 90])
+def test_kernels_compile_for_gpus(capability, tmp_path):
+    environment = {**os.environ, 'TRITON_INTERPRET': '0', 'TRITON_CACHE_DIR': str(tmp_path)}
+    process = subprocess.run(
+        [sys.executable, '-c', COMPILE, str(capability)], env=environment, capture_output=True, text=True,
+    )
+    assert process.returncode == 0, process.stderr
+    rows = [json.loads(line) for line in process.stdout.splitlines()]
+    assert len(rows) == 24
+    for row in rows:
+        # What a program may have on the smallest GPUs of compute capability 8 and later.
+        assert row['shared'] <= 99 * 1024, row
+        assert row['matrix_units'] == (row['case'][1:3] != ['fp32', 'ieee']), row
+
+
+@pytest.mark.parametrize('outputs, partial_elements', [(5, 1 << 24), (5, 1), (130, 1 << 24)])
+def test_splits_of_the_pixels_do_not_change_the_sums(monkeypatch, outputs, partial_elements):
+    # One pixel is left over in the last tile; with one partial element there is one split.
+    monkeypatch.setattr(triton_backend, '_PARTIAL_ELEMENTS', partial_elements)
+    x, weight = torch.randn(257, 5), torch.randn(outputs, 5, 5, requires_grad=True)
+    grad = torch.randn(257, outputs)
+    got, = torch.autograd.grad(quadratic_form(x, weight, backend='triton'), weight, grad)
+    torch.testing.assert_close(got, torch.einsum('po,pi,pj->oij', grad, x, x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.fixture
+def matmul_settings():
+    before = torch.backends.cuda.matmul.fp32_precision
+    yield torch.backends.cuda.matmul
+    torch.backends.cuda.matmul.fp32_precision = before
+
+
+def test_tf32_follows_the_setting_of_torch(matmul_settings):
+    x, half = torch.zeros(1, 1), torch.zeros(1, 1, dtype=torch.float16)
+    for setting, expected in (('ieee', 'ieee'), ('tf32', 'tf32'), ('none', 'ieee')):
+        matmul_settings.fp32_precision = setting
+        assert triton_backend._operand(x) == (torch.float32, expected)
+        # The mantissa of float16 fits TF32.
+        assert triton_backend._operand(half) == (torch.float32, 'tf32')
+    assert triton_backend._operand(x.bfloat16()) == (torch.bfloat16, 'ieee')
+
+
+def results(x, weight, grad, backend='triton'):
+    x, weight = x.detach().requires_grad_(), weight.detach().requires_grad_()
+    output = quadratic_form(x, weight, backend=backend)
+    return (output.detach(), *torch.autograd.grad(output, (x, weight), grad))
+
+
+@needs_gpu
+@pytest.mark.parametrize('dtype, tolerance', [(torch.float32, 1e-5), (torch.float16, 2e-3), (torch.bfloat16, 1e-2)])
+@pytest.mark.parametrize('pixels, in_chs, out_chs', [
+    (1, 1, 1), (7, 3, 5), (1000, 32, 32), (3136, 96, 96), (500, 128, 128), (333, 130, 257), (100, 200, 3),
+])
+def test_values_on_the_gpu(pixels, in_chs, out_chs, dtype, tolerance):
+    inputs = [
+        torch.randn(shape, device='cuda').to(dtype)
+        for shape in ((pixels, in_chs), (out_chs, in_chs, in_chs), (pixels, out_chs))
+    ]
+    exact = results(*(tensor.double() for tensor in inputs), backend='chunked')
+    once, again = results(*inputs), results(*inputs)
+    for got, same, want in zip(once, again, exact):
+        assert torch.equal(got, same), 'not the same bits each time'
+        assert ((got.double() - want).abs().max() / want.abs().max()).item() <= tolerance
+
+
+@needs_gpu
+def test_addresses_past_2_31():
+    pixels, in_chs = (1 << 31) // 32 + 1000, 32
+    if torch.cuda.mem_get_info()[0] < 20 * pixels * in_chs:
+        pytest.skip('too little memory on the GPU')
+    x = torch.zeros(pixels, in_chs, device='cuda', dtype=torch.bfloat16)
+    x[-50:] = torch.randn(50, in_chs)
+    weight = torch.randn(32, in_chs, in_chs, device='cuda', dtype=torch.bfloat16)
+    output = quadratic_form(x, weight, backend='triton')
+    assert not output[:-50].any()
+    torch.testing.assert_close(output[-50:], quadratic_form(x[-50:], weight, backend='triton'))
+
+
+@needs_gpu
+def test_compiles_with_torch_on_the_gpu():
+    x, weight = torch.randn(64, 8, device='cuda'), torch.randn(8, 8, 8, device='cuda')
+    compiled = torch.compile(quadratic_form, fullgraph=True)
+    torch.testing.assert_close(compiled(x, weight), quadratic_form(x, weight, backend='reference'))
