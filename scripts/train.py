@@ -4,30 +4,30 @@ Without arguments: dit_resnet20 on scikit-learn's handwritten digits, a few minu
 images: `python scripts/train.py --data-dir DIR --model dit_resnet18 --epochs 100 --lr 0.1`, where DIR holds `train`
 and `validation`, each a folder with a folder for every class, or a .tar of that.
 
-The output folder receives model.safetensors (the weights after the last epoch), args.yaml (every option), summary.csv
-(a row for each epoch) and curves.png.
+The output folder receives model.safetensors (the weights that are kept), args.yaml (every option), summary.csv (a row
+for each epoch), results.csv (a row for each split that the kept weights were evaluated on), curves.png and
+checkpoints. `--resume FOLDER` goes on with a run that was stopped, and ends with the weights it would have had.
+
+Several processes: `torchrun --nproc_per_node=N scripts/train.py ...`; --batch-size is that of one process.
 """
 
 import argparse
 import sys
-import time
 from datetime import datetime
 from pathlib import Path
-from typing import List, Optional
+from typing import Any, Dict, List, Optional
 
-import torch
 import yaml
-from safetensors.torch import save_file
-from timm.loss import LabelSmoothingCrossEntropy
-from timm.optim import create_optimizer_v2, optimizer_kwargs
-from timm.scheduler import create_scheduler_v2, scheduler_kwargs
-from timm.utils import get_outdir, random_seed, setup_default_logging, update_summary
-from torch import nn
-from training.curves import plot_curves
-from training.data import class_names, data_config, eval_loader, open_split, train_loader
-from training.engine import evaluate, summary_line, train_one_epoch
-from training.model import build_model
-from training.options import add_data_options, add_model_options, add_training_options, parse
+from timm.utils import get_outdir, random_seed, setup_default_logging
+from training.checkpoint import list_checkpoints
+from training.config import parse, read_options
+from training.engine import summary_line
+from training.images import UnreadableImage
+from training.interrupt import Interrupted
+from training.options import FREE_OPTIONS, add_data_options, add_model_options, add_training_options
+from training.processes import Processes
+from training.trainer import Trainer
+from training.weights import DamagedFile, write_file
 
 _DIGITS_RECIPE = Path(__file__).parent / 'recipes' / 'digits.yaml'
 
@@ -39,73 +39,95 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     add_data_options(parser)
     add_model_options(parser)
     add_training_options(parser)
-    args = parse(parser, argv)
-    if args.config is None and not args.data_dir and not args.dataset:
-        args = parse(parser, argv, config=_DIGITS_RECIPE)
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument('--resume')
+    resumed = first.parse_known_args(argv)[0].resume
+    if resumed is not None:
+        args = _parse_resumed(parser, argv, Path(resumed) / 'args.yaml')
+    else:
+        args = parse(parser, argv)
+        if args.config is None and not args.data_dir and not args.dataset:
+            args = parse(parser, argv, config=_DIGITS_RECIPE)
+    _check(parser, args)
     return args
+
+
+def _parse_resumed(parser: argparse.ArgumentParser, argv: Optional[List[str]], path: Path) -> argparse.Namespace:
+    """Parse the command line on top of the options of a run, which it may not change."""
+    options = read_options(parser, path)
+    parser.set_defaults(**options)
+    args = parse(parser, argv)
+    changed = [key for key, value in options.items() if key not in FREE_OPTIONS and getattr(args, key, value) != value]
+    if changed:
+        before = ', '.join(f'--{key.replace("_", "-")} {options[key]}' for key in changed)
+        parser.error(f'--resume goes on with the options of the run, of which these would change: {before}.')
+    return args
+
+
+def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    if (args.mixup > 0 or args.cutmix > 0) and args.batch_size % 2:
+        parser.error(f'--mixup and --cutmix pair images: --batch-size must be even; got {args.batch_size}.')
+    if args.quadratic_lr_scale <= 0:
+        parser.error(f'--quadratic-lr-scale must be positive; got {args.quadratic_lr_scale}. To freeze the quadratic '
+                     f'terms, train only others with --train-only.')
+
+
+def _open_folder(args: argparse.Namespace, processes: Processes) -> Path:
+    """The folder of the run, made new unless the run goes on; the same for all processes."""
+    if args.resume is not None:
+        return Path(args.resume)
+    folder = ''
+    if processes.is_first:
+        experiment = args.experiment or f'{datetime.now():%Y%m%d-%H%M%S}-{args.model}'
+        folder = get_outdir(args.output, experiment, inc=True)
+        write_file(Path(folder) / 'args.yaml', _options_text(args).encode())
+    return Path(processes.agree(folder))
+
+
+def _options_text(args: argparse.Namespace) -> str:
+    options = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
+    return yaml.safe_dump({key: value for key, value in options.items() if key not in ('resume', 'dry_run')})
+
+
+def run(args: argparse.Namespace, processes: Processes) -> Optional[Dict[str, Any]]:
+    """Train as the options say; returns the results, or None after a dry run."""
+    random_seed(args.seed)
+    trainer = Trainer(args, processes)
+    if processes.is_first:
+        print(trainer.describe())
+    if args.dry_run:
+        from training.costs import describe_costs
+        print(_options_text(args), end='')
+        print(describe_costs(trainer))
+        return None
+    folder = _open_folder(args, processes)
+    if list_checkpoints(folder):
+        trainer.restore(folder)
+    elif args.resume is not None and processes.is_first:
+        print(f'{folder} has no checkpoint yet: the run begins.')
+    results = trainer.fit(folder)
+    if processes.is_first:
+        print(f'{results["chosen"]} epoch {results["epoch"] + 1} on {results["split"]}: loss {results["loss"]:.4f}')
+        print(summary_line(results, args.model, str(folder / 'model.safetensors')))
+    return results
 
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Train, evaluate after each epoch, and save."""
-    setup_default_logging()
     args = parse_args(argv)
-    device = torch.device(args.device)
-    random_seed(args.seed)
-
-    train_set = open_split(args, args.train_split, is_training=True)
-    val_set = open_split(args, args.val_split)
-    classes = class_names(train_set)
-    if classes is not None:
-        args.num_classes = args.num_classes or len(classes)
-        if args.num_classes < len(classes):
-            sys.exit(f'--num-classes is {args.num_classes}, but the training data have {len(classes)} classes.')
-        if class_names(val_set) != classes:
-            different = set(classes) ^ set(class_names(val_set))
-            sys.exit(f'The splits differ in their classes: {sorted(different)[:10]} are in one only.')
-
-    model = build_model(args, drop_rate=args.drop, drop_path_rate=args.drop_path)
-    if args.grad_checkpointing:
-        model.set_grad_checkpointing()
-    args.num_classes = model.num_classes
-    config = data_config(args, model)
-    train_batches = train_loader(args, train_set, config, device)
-    val_batches = eval_loader(args, val_set, config, device)
-    if len(train_batches) == 0:
-        sys.exit(f'{len(train_set)} training images do not fill one batch: lower --batch-size, {args.batch_size}.')
-    loss_fn = LabelSmoothingCrossEntropy(args.smoothing) if args.smoothing else nn.CrossEntropyLoss()
-    optimizer = create_optimizer_v2(model, **optimizer_kwargs(args))
-    scheduler, epochs = create_scheduler_v2(optimizer, **scheduler_kwargs(args), updates_per_epoch=len(train_batches))
-
-    experiment = args.experiment or f'{datetime.now():%Y%m%d-%H%M%S}-{args.model}'
-    folder = Path(get_outdir(args.output, experiment, inc=True))
-    options = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
-    (folder / 'args.yaml').write_text(yaml.safe_dump(options))
-    source = '' if args.data_dir else ' (handwritten digits, for want of --data-dir)'
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    print(f'{args.model}: {parameters:,} parameters, {args.num_classes} classes; '
-          f'{len(train_set):,} training and {len(val_set):,} evaluation images{source}; {device}')
-
-    if args.warmup_epochs >= epochs:
-        print(f'The learning rate warms up all the time: --warmup-epochs is {args.warmup_epochs}, --epochs {epochs}.')
-
-    for epoch in range(epochs):
-        start = time.perf_counter()
-        title = f'epoch {epoch + 1}/{epochs}'
-        lr = optimizer.param_groups[0]['lr']
-        trained = train_one_epoch(model, train_batches, loss_fn, optimizer, args, title)
-        seconds = time.perf_counter() - start
-        metrics = evaluate(model, val_batches, args, f'{title} evaluation')
-        update_summary(epoch, {**trained, 'seconds': seconds}, metrics, filename=folder / 'summary.csv', lr=lr)
-        if scheduler is not None:
-            scheduler.step(epoch + 1, metrics['top1'])
-        print(f'{title}  train loss {trained["loss"]:.4f}  eval loss {metrics["loss"]:.4f}  '
-              f'top1 {metrics["top1"]:.3f}  lr {lr:.4g}  {len(train_set) / seconds:.0f} images/s', flush=True)
-
-    weights = folder / 'model.safetensors'
-    # safetensors takes contiguous tensors only, which those in channels_last are not.
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, weights)
-    plot_curves(folder / 'summary.csv', folder / 'curves.png')
-    print(summary_line(metrics, args.model, str(weights)))
+    processes = Processes(args)
+    if processes.is_first:
+        setup_default_logging()
+    try:
+        run(args, processes)
+    except (ValueError, DamagedFile, UnreadableImage, FloatingPointError, ImportError) as error:
+        sys.exit(f'error: {error}')
+    except Interrupted as stopped:
+        print(stopped, flush=True)
+        # What a shell expects of a program that Ctrl-C ended.
+        sys.exit(130)
+    finally:
+        processes.close()
 
 
 if __name__ == '__main__':

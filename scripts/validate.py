@@ -9,13 +9,15 @@ import sys
 from pathlib import Path
 from typing import List, Optional
 
-import torch
 import yaml
 from timm.utils import setup_default_logging
-from training.data import class_names, data_config, eval_loader, open_split
+from training.data import class_names, data_config, open_split
 from training.engine import evaluate, summary_line
+from training.images import UnreadableImage
+from training.loaders import eval_loader
 from training.model import build_model
 from training.options import add_data_options, add_model_options
+from training.weights import DamagedFile, load_weights, read_weights
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
@@ -50,15 +52,14 @@ def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
     dataset = open_split(args, args.val_split)
     classes = class_names(dataset)
-    kwargs = {}
+    if args.checkpoint is not None and classes is not None:
+        args.num_classes = args.num_classes or len(classes)
+    model = build_model(args)
     if args.checkpoint is not None:
-        kwargs['checkpoint_path'] = str(args.checkpoint)
-        if classes is not None:
-            args.num_classes = args.num_classes or len(classes)
-    model = build_model(args, **kwargs)
+        load_weights(model, read_weights(args.checkpoint), args.checkpoint)
     if classes is not None and model.num_classes < len(classes):
         sys.exit(f'{args.model} has {model.num_classes} classes, but the data have {len(classes)}.')
-    loader = eval_loader(args, dataset, data_config(args, model), torch.device(args.device))
+    loader = eval_loader(args, dataset, data_config(args, model))
     metrics = evaluate(model, loader, args, 'evaluation')
     print(summary_line(metrics, args.model, str(args.checkpoint or 'pretrained')))
 
@@ -66,5 +67,5 @@ def main(argv: Optional[List[str]] = None) -> None:
 if __name__ == '__main__':
     try:
         main()
-    except OSError as error:
+    except (OSError, DamagedFile, UnreadableImage) as error:
         sys.exit(f'error: {error}')

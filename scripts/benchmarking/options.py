@@ -8,7 +8,7 @@ from typing import List, Optional
 
 import timm
 import torch
-from training.options import positive_int
+from training.config import positive_int
 
 from dit_timm import available_backends
 

@@ -1,13 +1,14 @@
-"""Data sets and loaders, through timm.data."""
+"""Data sets, through timm.data."""
 
 import argparse
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
-import torch
-from timm.data import create_dataset, create_loader, resolve_data_config
+import numpy as np
+from sklearn.model_selection import train_test_split
+from timm.data import create_dataset, get_img_extensions, resolve_data_config
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from .digits import digits_folder
 
@@ -30,7 +31,9 @@ def open_split(args: argparse.Namespace, split: str, is_training: bool = False) 
         return create_dataset(args.dataset, root=args.data_dir, split=split, is_training=is_training)
     root = Path(args.data_dir) if args.data_dir else digits_folder()
     # timm takes the whole folder where it finds no split: the path of the split is found here.
-    return create_dataset('', root=str(_find_split(root, split)), search_split=False, is_training=is_training)
+    path = _find_split(root, split)
+    check_folders(path)
+    return create_dataset('', root=str(path), search_split=False, is_training=is_training)
 
 
 def _find_split(root: Path, split: str) -> Path:
@@ -55,55 +58,75 @@ def class_names(dataset: Dataset) -> Optional[List[str]]:
     return sorted(numbers, key=numbers.get) if numbers else None
 
 
+def labels(dataset: Dataset) -> Optional[np.ndarray]:
+    """The classes of all images in order; None where they are not known without reading the images."""
+    reader = getattr(dataset, 'reader', None)
+    found = getattr(reader, 'targets', None)
+    if found is None:
+        found = [sample[1] for sample in getattr(reader, 'samples', ())] or getattr(dataset, 'targets', None)
+    return None if found is None or len(found) != len(dataset) else np.asarray(found)
+
+
+def hold_out(dataset: Dataset, share: float) -> Tuple[List[int], List[int]]:
+    """Split the images of a data set in two, with equal shares of the classes where they are known.
+
+    The same images are held out whatever the seed of a run, so that runs with several seeds can be compared.
+
+    Returns:
+        The images to train on and those held out, as indices.
+
+    Raises:
+        ValueError: The share leaves one side without an image of each class.
+    """
+    classes = labels(dataset)
+    try:
+        train, held_out = train_test_split(range(len(dataset)), test_size=share, random_state=0, stratify=classes)
+    except ValueError as error:
+        raise ValueError(f'--val-fraction {share} of {len(dataset)} images cannot be held out: {error}') from error
+    return sorted(train), sorted(held_out)
+
+
+def check_classes(train_set: Dataset, val_set: Dataset, num_classes: Optional[int]) -> Optional[int]:
+    """Compare the classes of two splits with each other and with `--num-classes`.
+
+    Returns:
+        The number of classes that the network needs; None where nothing says it.
+
+    Raises:
+        ValueError: They do not fit, or a class has no image.
+    """
+    classes = class_names(train_set)
+    if classes is None:
+        return num_classes
+    if num_classes is not None and num_classes < len(classes):
+        raise ValueError(f'--num-classes is {num_classes}, but the training data have {len(classes)} classes.')
+    others = class_names(val_set)
+    if others is not None and others != classes:
+        different = sorted(set(classes) ^ set(others))
+        raise ValueError(
+            f'The splits differ in their classes: {different[:10]} are in one only. A class without an image counts '
+            f'as absent.'
+        )
+    return num_classes or len(classes)
+
+
+def check_folders(root: Path) -> None:
+    """Refuse a folder of a split in which a class has no image.
+
+    Raises:
+        ValueError: It names the folders.
+    """
+    if not root.is_dir():
+        return
+    extensions = tuple(get_img_extensions())
+    empty = [
+        str(folder) for folder in sorted(root.iterdir())
+        if folder.is_dir() and not any(path.suffix.lower() in extensions for path in folder.rglob('*'))
+    ]
+    if empty:
+        raise ValueError(f'Folders of classes without an image: {", ".join(empty[:10])}. Fill or remove them.')
+
+
 def data_config(args: argparse.Namespace, model: nn.Module) -> Dict[str, Any]:
     """Input size, mean, std, crop and interpolation: the options', else the model's."""
     return resolve_data_config(vars(args), model=model)
-
-
-def train_loader(
-        args: argparse.Namespace,
-        dataset: Dataset,
-        config: Dict[str, Any],
-        device: torch.device,
-) -> DataLoader:
-    """Batches of augmented images, in an order that depends on the seed."""
-    interpolation = args.train_interpolation
-    return create_loader(
-        dataset,
-        input_size=config['input_size'],
-        batch_size=args.batch_size,
-        is_training=True,
-        no_aug=args.no_aug,
-        re_prob=args.reprob,
-        re_mode=args.remode,
-        train_crop_mode=args.train_crop_mode,
-        scale=args.scale,
-        ratio=args.ratio,
-        hflip=args.hflip,
-        vflip=args.vflip,
-        color_jitter=args.color_jitter,
-        auto_augment=args.aa,
-        interpolation=config['interpolation'] if args.no_aug or not interpolation else interpolation,
-        mean=config['mean'],
-        std=config['std'],
-        num_workers=args.workers,
-        persistent_workers=args.workers > 0,
-        device=device,
-    )
-
-
-def eval_loader(args: argparse.Namespace, dataset: Dataset, config: Dict[str, Any], device: torch.device) -> DataLoader:
-    """Batches of all images, in order."""
-    return create_loader(
-        dataset,
-        input_size=config['input_size'],
-        batch_size=args.batch_size,
-        interpolation=config['interpolation'],
-        mean=config['mean'],
-        std=config['std'],
-        crop_pct=config['crop_pct'],
-        crop_mode=config['crop_mode'],
-        num_workers=args.workers,
-        persistent_workers=args.workers > 0,
-        device=device,
-    )

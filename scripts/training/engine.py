@@ -2,11 +2,12 @@
 
 import argparse
 from contextlib import AbstractContextManager, nullcontext
-from typing import Dict
+from typing import Callable, Dict, Optional
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
-from timm.utils import AverageMeter, NativeScaler, accuracy, dispatch_clip_grad
+from timm.utils import accuracy
 from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -19,75 +20,51 @@ def autocast(args: argparse.Namespace) -> AbstractContextManager:
     return torch.autocast(torch.device(args.device).type, dtype=getattr(torch, args.amp_dtype))
 
 
-def _images(images: torch.Tensor, args: argparse.Namespace) -> torch.Tensor:
+def prepared(images: torch.Tensor, args: argparse.Namespace) -> torch.Tensor:
+    """Images in the memory format that the options ask for."""
     return images.contiguous(memory_format=torch.channels_last) if args.channels_last else images
 
 
-def train_one_epoch(
+@torch.inference_mode()
+def evaluate(
         model: nn.Module,
         loader: DataLoader,
-        loss_fn: nn.Module,
-        optimizer: torch.optim.Optimizer,
         args: argparse.Namespace,
         title: str,
+        observe: Optional[Callable[[torch.Tensor, torch.Tensor], None]] = None,
+        show: bool = True,
 ) -> Dict[str, float]:
-    """Train on every batch once.
+    """Evaluate on every image once; over all processes where there are several, each with its share of them.
 
     Args:
         model: The network.
-        loader: Training batches.
-        loss_fn: Maps logits and targets to a loss.
-        optimizer: The optimizer, its learning rate set for the epoch.
+        loader: Batches of this process.
         args: Options.
         title: What the progress bar says.
-
-    Returns:
-        The mean training loss.
-
-    Raises:
-        FloatingPointError: The loss is not finite.
-    """
-    model.train()
-    # Float16 gradients underflow unless the loss is scaled up; bfloat16 has the range of float32.
-    scaler = NativeScaler(device=args.device) if args.amp and args.amp_dtype == 'float16' else None
-    losses = AverageMeter()
-    progress = tqdm(loader, desc=title, unit='batch', leave=False, disable=None)
-    for images, targets in progress:
-        with autocast(args):
-            loss = loss_fn(model(_images(images, args)), targets)
-        if not torch.isfinite(loss):
-            raise FloatingPointError(f'{title}: the loss is {loss.item()}. Try a lower --lr or --clip-grad 1.')
-        optimizer.zero_grad()
-        if scaler is not None:
-            scaler(loss, optimizer, clip_grad=args.clip_grad, parameters=model.parameters())
-        else:
-            loss.backward()
-            if args.clip_grad is not None:
-                dispatch_clip_grad(model.parameters(), args.clip_grad)
-            optimizer.step()
-        losses.update(loss.item(), len(images))
-        progress.set_postfix(loss=f'{losses.avg:.3f}', lr=f'{optimizer.param_groups[0]["lr"]:.2g}')
-    return {'loss': losses.avg}
-
-
-@torch.inference_mode()
-def evaluate(model: nn.Module, loader: DataLoader, args: argparse.Namespace, title: str) -> Dict[str, float]:
-    """Evaluate on every batch.
+        observe: Called with the logits and targets of each batch.
+        show: Whether there is a progress bar.
 
     Returns:
         Mean cross entropy 'loss', and 'top1' and 'top5' in percent of the images.
     """
     model.eval()
-    meters = {name: AverageMeter() for name in ('loss', 'top1', 'top5')}
-    for images, targets in tqdm(loader, desc=title, unit='batch', leave=False, disable=None):
+    # In float64: sums that do not depend on how the images are dealt out.
+    sums = torch.zeros(4, dtype=torch.float64)
+    for images, targets in tqdm(loader, desc=title, unit='batch', leave=False, disable=None if show else True):
         with autocast(args):
-            logits = model(_images(images, args))
+            logits = model(prepared(images, args))
         logits = logits.float()
+        count = len(targets)
+        loss = F.cross_entropy(logits, targets, reduction='sum')
         top1, top5 = accuracy(logits, targets, topk=(1, 5))
-        values = {'loss': F.cross_entropy(logits, targets), 'top1': top1, 'top5': top5}
-        for name, value in values.items():
-            meters[name].update(value.item(), len(images))
-    return {name: meter.avg for name, meter in meters.items()}
+        sums += torch.tensor([loss.item(), top1.item() * count, top5.item() * count, count], dtype=torch.float64)
+        if observe is not None:
+            observe(logits, targets)
+    if dist.is_initialized():
+        sums = sums.to(args.device)
+        dist.all_reduce(sums)
+    loss, top1, top5, count = sums.tolist()
+    return {'loss': loss / count, 'top1': top1 / count, 'top5': top5 / count}
 
 
 def summary_line(metrics: Dict[str, float], model: str, weights: str) -> str:

@@ -1,14 +1,11 @@
-"""Command line options, named as in timm's train.py, and the YAML files that set them."""
+"""Command line options, named as in timm's train.py."""
 
 import argparse
-import difflib
-import sys
-from pathlib import Path
-from typing import List, Optional
 
 import torch
-import yaml
 from timm.utils import ParseKwargs
+
+from .config import fraction, positive_int
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -16,7 +13,11 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group('data')
     group.add_argument('--data-dir', metavar='DIR', help='folder with the data (default: handwritten digits)')
     group.add_argument('--dataset', default='', metavar='NAME', help='timm dataset, such as torch/cifar10')
-    group.add_argument('--val-split', default='validation', metavar='NAME', help='split to evaluate on')
+    group.add_argument('--val-split', default='validation', metavar='NAME', help='split to evaluate after each epoch')
+    group.add_argument(
+        '--skip-bad-images', action=argparse.BooleanOptionalAction, default=False,
+        help='read all images first, and leave out those that cannot be read',
+    )
     group.add_argument('--img-size', type=int, metavar='N', help='image size (default: the model\'s)')
     group.add_argument('--crop-pct', type=float, help='share of the image that evaluation crops')
     group.add_argument('--mean', type=float, nargs='+', help='mean of the pixels (default: the model\'s)')
@@ -47,6 +48,14 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     """Options of the optimisation."""
     group = parser.add_argument_group('optimisation')
     group.add_argument('--train-split', default='train', metavar='NAME')
+    group.add_argument(
+        '--val-fraction', type=fraction, default=0., metavar='SHARE',
+        help='hold out this share of the training images, evaluate on it after each epoch in place of --val-split, '
+             'and keep the best epoch by it (default: the last epoch is kept)',
+    )
+    group.add_argument(
+        '--test-split', metavar='NAME', help='split to evaluate on once, at the end, with the weights that are kept',
+    )
     group.add_argument('--epochs', type=positive_int, default=300, metavar='N')
     group.add_argument('--opt', default='sgd')
     group.add_argument('--lr', type=float, default=0.1)
@@ -55,16 +64,48 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--opt-eps', type=float)
     group.add_argument('--opt-betas', type=float, nargs='+')
     group.add_argument('--layer-decay', type=float)
+    group.add_argument(
+        '--quadratic-lr-scale', type=float, default=1., metavar='FACTOR',
+        help='learning rate of the quadratic terms and the norms in front of them, as a factor of --lr',
+    )
+    group.add_argument(
+        '--decay-norms', action=argparse.BooleanOptionalAction, default=False,
+        help='decay biases and the weights of norms too',
+    )
+    group.add_argument(
+        '--train-only', nargs='+', metavar='PATTERN',
+        help='freeze all but the parameters whose name has one of these in it; "quadratic": the quadratic terms',
+    )
+    group.add_argument('--grad-accum-steps', type=positive_int, default=1, metavar='N')
     group.add_argument('--clip-grad', type=float, metavar='NORM')
-    group.add_argument('--sched', default='cosine')
+    group.add_argument('--clip-mode', default='norm', choices=('norm', 'value', 'agc'))
+    group.add_argument(
+        '--sched', default='cosine',
+        choices=('cosine', 'tanh', 'step', 'multistep', 'poly', 'wsd', 'rsqrt', 'constant'),
+    )
+    group.add_argument('--sched-on-updates', action=argparse.BooleanOptionalAction, default=False)
     group.add_argument('--warmup-epochs', type=int, default=5, metavar='N')
     group.add_argument('--warmup-lr', type=float, default=1e-5)
     group.add_argument('--min-lr', type=float, default=0.)
     group.add_argument('--decay-milestones', type=int, nargs='+', default=[90, 180, 270])
     group.add_argument('--decay-rate', type=float, default=0.1)
+    group.add_argument('--decay-epochs', type=float, metavar='N')
+    group.add_argument('--cooldown-epochs', type=int, default=0, metavar='N')
+    group.add_argument('--warmup-prefix', action=argparse.BooleanOptionalAction, default=False)
+    group.add_argument('--bce-loss', action=argparse.BooleanOptionalAction, default=False)
+    group.add_argument('--bce-sum', action=argparse.BooleanOptionalAction, default=False)
+    group.add_argument('--bce-target-thresh', type=float, metavar='T')
+    group.add_argument('--model-ema', action=argparse.BooleanOptionalAction, default=False)
+    group.add_argument('--model-ema-decay', type=float, default=0.9998)
+    group.add_argument('--model-ema-warmup', action=argparse.BooleanOptionalAction, default=False)
     group.add_argument('--drop', type=float, default=0.)
     group.add_argument('--drop-path', type=float)
     group.add_argument('--grad-checkpointing', action=argparse.BooleanOptionalAction, default=False)
+    group.add_argument('--torchcompile', action=argparse.BooleanOptionalAction, default=False)
+    group.add_argument(
+        '--sync-bn', action=argparse.BooleanOptionalAction, default=False,
+        help='batch norms over all processes together (GPUs)',
+    )
     group.add_argument('--seed', type=int, default=42)
 
     group = parser.add_argument_group('augmentation')
@@ -78,72 +119,31 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--aa', metavar='POLICY', help='AutoAugment or RandAugment policy')
     group.add_argument('--reprob', type=float, default=0., help='probability of random erasing')
     group.add_argument('--remode', default='pixel')
+    group.add_argument('--recount', type=positive_int, default=1)
+    group.add_argument('--mixup', type=float, default=0., metavar='ALPHA')
+    group.add_argument('--cutmix', type=float, default=0., metavar='ALPHA')
+    group.add_argument('--mixup-prob', type=float, default=1.)
+    group.add_argument('--mixup-switch-prob', type=float, default=0.5)
     group.add_argument('--smoothing', type=float, default=0.1, help='label smoothing')
     group.add_argument('--train-interpolation', default='random')
 
     group = parser.add_argument_group('output')
     group.add_argument('--output', default='output/train', metavar='DIR')
     group.add_argument('--experiment', default='', metavar='NAME', help='subfolder (default: the time and the model)')
+    group.add_argument(
+        '--resume', metavar='RUN', help='go on with the run in this folder, to the end that it would have had',
+    )
+    group.add_argument(
+        '--checkpoint-interval', type=positive_int, metavar='N',
+        help='save a checkpoint after every N updates too (default: after each epoch)',
+    )
+    group.add_argument('--log-tensorboard', action=argparse.BooleanOptionalAction, default=False)
+    group.add_argument('--log-wandb', action=argparse.BooleanOptionalAction, default=False)
+    group.add_argument('--dry-run', action='store_true', help='say what would be done, and do nothing')
 
 
-def parse(
-        parser: argparse.ArgumentParser,
-        argv: Optional[List[str]] = None,
-        config: Optional[Path] = None,
-) -> argparse.Namespace:
-    """Parse a command line in front of which the options of a YAML file stand; the command line wins.
-
-    Args:
-        parser: A parser with `--config` and other options.
-        argv: Command line; that of the process if None.
-        config: The file when the command line names none.
-
-    Returns:
-        The options.
-    """
-    argv = sys.argv[1:] if argv is None else argv
-    first = argparse.ArgumentParser(add_help=False)
-    first.add_argument('-c', '--config', type=Path)
-    path = first.parse_known_args(argv)[0].config or config
-    # As words of a command line, so that the parser checks values from a file as it checks those typed.
-    args = parser.parse_args([*(_words(parser, path) if path is not None else []), *argv])
-    args.config = path
-    return args
-
-
-def _words(parser: argparse.ArgumentParser, path: Path) -> List[str]:
-    """The options of a YAML file as words of a command line."""
-    try:
-        values = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
-        parser.error(f'cannot read --config {path}: {error}')
-    if not isinstance(values, dict):
-        parser.error(f'--config {path} must map option names to values; it holds {values!r}.')
-    actions = {action.dest: action for action in parser._actions if action.dest not in ('config', 'help')}
-    words = []
-    for key, value in values.items():
-        key = key.replace('-', '_')
-        if key not in actions:
-            near = difflib.get_close_matches(key, actions, n=1)
-            hint = f' Did you mean {near[0]!r}?' if near else ''
-            parser.error(f'--config {path} sets {key!r}, which is no option.{hint}')
-        name = f"--{key.replace('_', '-')}"
-        if isinstance(actions[key], argparse.BooleanOptionalAction):
-            if not isinstance(value, bool):
-                parser.error(f'--config {path} sets {key!r} to {value!r}; it must be true or false.')
-            words.append(name if value else f"--no-{key.replace('_', '-')}")
-        elif isinstance(value, dict):
-            words += [name, *(f'{inner}={content}' for inner, content in value.items())]
-        elif isinstance(value, list):
-            words += [name, *map(str, value)]
-        elif value is not None:
-            words.append(f'{name}={value}')
-    return words
-
-
-def positive_int(text: str) -> int:
-    """An argparse type."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f'must be at least 1; got {text}')
-    return value
+# What may differ between a run and its continuation: none of it changes the weights.
+FREE_OPTIONS = (
+    'device', 'workers', 'checkpoint_interval', 'log_tensorboard', 'log_wandb', 'output', 'experiment', 'resume',
+    'config', 'dry_run', 'data_dir', 'test_split',
+)

@@ -1,0 +1,85 @@
+"""Options from YAML files and from the folder of a run, in front of those of the command line."""
+
+import argparse
+import difflib
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import yaml
+
+
+def parse(
+        parser: argparse.ArgumentParser,
+        argv: Optional[List[str]] = None,
+        config: Optional[Path] = None,
+) -> argparse.Namespace:
+    """Parse a command line in front of which the options of a YAML file stand; the command line wins.
+
+    Args:
+        parser: A parser with `--config` and other options.
+        argv: Command line; that of the process if None.
+        config: The file when the command line names none.
+
+    Returns:
+        The options.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument('-c', '--config', type=Path)
+    path = first.parse_known_args(argv)[0].config or config
+    # As words of a command line, so that the parser checks values from a file as it checks those typed.
+    args = parser.parse_args([*(_words(parser, path) if path is not None else []), *argv])
+    args.config = path
+    return args
+
+
+def read_options(parser: argparse.ArgumentParser, path: Path) -> Dict[str, Any]:
+    """Read a YAML file that maps names to values; ends the process, as the parser does, if it cannot."""
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        parser.error(f'cannot read {path}: {error}')
+    if not isinstance(values, dict):
+        parser.error(f'{path} must map option names to values; it holds {values!r}.')
+    return values
+
+
+def _words(parser: argparse.ArgumentParser, path: Path) -> List[str]:
+    """The options of a YAML file as words of a command line."""
+    actions = {action.dest: action for action in parser._actions if action.dest not in ('config', 'help', 'resume')}
+    words = []
+    for key, value in read_options(parser, path).items():
+        key = str(key).replace('-', '_')
+        if key not in actions:
+            near = difflib.get_close_matches(key, actions, n=1)
+            hint = f' Did you mean {near[0]!r}?' if near else ''
+            parser.error(f'--config {path} sets {key!r}, which is no option.{hint}')
+        name = f"--{key.replace('_', '-')}"
+        if isinstance(actions[key], argparse.BooleanOptionalAction):
+            if not isinstance(value, bool):
+                parser.error(f'--config {path} sets {key!r} to {value!r}; it must be true or false.')
+            words.append(name if value else f"--no-{key.replace('_', '-')}")
+        elif isinstance(value, dict):
+            words += [name, *(f'{inner}={content}' for inner, content in value.items())]
+        elif isinstance(value, list):
+            words += [name, *map(str, value)]
+        elif value is not None:
+            words.append(f'{name}={value}')
+    return words
+
+
+def positive_int(text: str) -> int:
+    """An argparse type."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f'must be at least 1; got {text}')
+    return value
+
+
+def fraction(text: str) -> float:
+    """An argparse type: 0 <= value < 1."""
+    value = float(text)
+    if not 0 <= value < 1:
+        raise argparse.ArgumentTypeError(f'must be at least 0 and less than 1; got {text}')
+    return value

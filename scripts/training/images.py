@@ -1,0 +1,95 @@
+"""Images one by one: an image that cannot be read has a name, and augmentation depends on the image alone."""
+
+import warnings
+from typing import Any, List, Optional, Sequence, Tuple
+
+import numpy as np
+from PIL import Image
+from timm.data import ImageDataset
+from torch.utils.data import DataLoader, Dataset
+
+from .randomness import seed_cpu
+
+# What Pillow and the readers of archives raise for what is no image, or half of one.
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+
+
+class UnreadableImage(Exception):
+    """An image of the data cannot be read; the message names its file."""
+
+
+class Images(Dataset):
+    """Some images of a data set of timm's, each with its label.
+
+    timm's own data set puts the next image in the place of one that it cannot read; this one raises.
+
+    Args:
+        dataset: The data set, with its transform.
+        indices: The images that it has; all if None.
+        seed: Of the augmentation.
+    """
+
+    def __init__(self, dataset: Dataset, indices: Optional[Sequence[int]] = None, seed: int = 0) -> None:
+        self.dataset = dataset
+        self.indices = range(len(dataset)) if indices is None else indices
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, key: Tuple[int, int]) -> Tuple[Any, int]:
+        """The image and label of key (epoch, number); the epoch is a part of the seed."""
+        epoch, number = key
+        index = self.indices[number]
+        seed_cpu(self.seed, epoch, index)
+        return self._read(index)
+
+    def _read(self, index: int) -> Tuple[Any, int]:
+        if not isinstance(self.dataset, ImageDataset):
+            return self.dataset[index]
+        try:
+            file, target = self.dataset.reader[index]
+            with Image.open(file) as opened:
+                image = opened.convert('RGB')
+        except _UNREADABLE as error:
+            raise UnreadableImage(
+                f'{self.filename(index)} cannot be read: {error}. Mend or remove it, or leave out all such images with '
+                f'--skip-bad-images.'
+            ) from error
+        if self.dataset.transform is not None:
+            image = self.dataset.transform(image)
+        return image, -1 if target is None else target
+
+    def filename(self, index: int) -> str:
+        """The name of an image, as far as the data have names."""
+        if isinstance(self.dataset, ImageDataset):
+            return str(self.dataset.filename(index, absolute=True))
+        return f'image {index}'
+
+
+class _Check(Dataset):
+    """Whether each of some images can be read."""
+
+    def __init__(self, images: Images) -> None:
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, number: int) -> bool:
+        index = self.images.indices[number]
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter('ignore')
+                self.images._read(index)
+        except UnreadableImage:
+            return False
+        return True
+
+
+def unreadable(dataset: Dataset, indices: Optional[Sequence[int]], workers: int) -> List[int]:
+    """Read every image of a data set that has no transform yet; returns the indices of those that cannot be."""
+    images = Images(dataset, indices)
+    loader = DataLoader(_Check(images), batch_size=64, num_workers=workers, collate_fn=list)
+    readable = np.array([good for batch in loader for good in batch], dtype=bool)
+    return [images.indices[int(number)] for number in np.flatnonzero(~readable)]

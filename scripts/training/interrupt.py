@@ -1,0 +1,34 @@
+"""Stopping when asked to: Ctrl-C and SIGTERM are remembered until the run stands where it can be saved."""
+
+import signal
+from types import FrameType
+from typing import Optional
+
+
+class Interrupt:
+    """Context in which the first Ctrl-C or SIGTERM only sets `requested`; a second one acts as ever.
+
+    Attributes:
+        requested: Name of the signal, or None.
+    """
+
+    def __init__(self) -> None:
+        self.requested: Optional[str] = None
+        self._before = {}
+
+    def __enter__(self) -> 'Interrupt':
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._before[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: Optional[FrameType]) -> None:
+        self.requested = signal.Signals(number).name
+        signal.signal(number, self._before[number])
+
+
+class Interrupted(Exception):
+    """A run stopped where it was asked to, and can go on; the message says how."""

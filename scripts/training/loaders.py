@@ -1,0 +1,106 @@
+"""Batches of images."""
+
+import argparse
+from typing import Any, Dict, Optional, Sequence, Tuple
+
+import torch
+from timm.data import create_transform
+from timm.data.loader import PrefetchLoader, fast_collate
+from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
+
+from .images import Images
+from .sampler import EpochBatches
+
+
+def train_loader(
+        args: argparse.Namespace,
+        dataset: Dataset,
+        config: Dict[str, Any],
+        indices: Optional[Sequence[int]] = None,
+        rank: int = 0,
+        world_size: int = 1,
+) -> Tuple[PrefetchLoader, EpochBatches]:
+    """Batches of augmented images; random erasing and Mixup come later, see `Steps`.
+
+    Args:
+        args: Options.
+        dataset: The images.
+        config: See `data_config`.
+        indices: Those to use; all if None.
+        rank: Number of this process.
+        world_size: Processes.
+
+    Returns:
+        The loader, and what says where it begins.
+
+    Raises:
+        ValueError: The images do not fill a batch.
+    """
+    interpolation = args.train_interpolation
+    dataset.transform = create_transform(
+        config['input_size'],
+        is_training=True,
+        no_aug=args.no_aug,
+        train_crop_mode=args.train_crop_mode,
+        scale=args.scale,
+        ratio=args.ratio,
+        hflip=args.hflip,
+        vflip=args.vflip,
+        color_jitter=args.color_jitter,
+        auto_augment=args.aa,
+        interpolation=config['interpolation'] if args.no_aug or not interpolation else interpolation,
+        mean=config['mean'],
+        std=config['std'],
+        use_prefetcher=True,
+    )
+    images = Images(dataset, indices, args.seed)
+    batches = EpochBatches(len(images), args.batch_size, args.seed, rank, world_size)
+    if batches.batches == 0:
+        together = f' in each of {world_size} processes' if world_size > 1 else ''
+        raise ValueError(
+            f'{len(images)} training images do not fill one batch: lower --batch-size, {args.batch_size}{together}.'
+        )
+    return _loader(args, images, config, batches), batches
+
+
+def eval_loader(
+        args: argparse.Namespace,
+        dataset: Dataset,
+        config: Dict[str, Any],
+        indices: Optional[Sequence[int]] = None,
+        rank: int = 0,
+        world_size: int = 1,
+) -> PrefetchLoader:
+    """Batches of all images, in order; of several processes each has its share, and no image comes twice."""
+    dataset.transform = create_transform(
+        config['input_size'],
+        interpolation=config['interpolation'],
+        mean=config['mean'],
+        std=config['std'],
+        crop_pct=config['crop_pct'],
+        crop_mode=config['crop_mode'],
+        use_prefetcher=True,
+    )
+    images = Images(dataset, indices)
+    share = [(0, number) for number in range(rank, len(images), world_size)]
+    return _loader(args, images, config, BatchSampler(share, args.batch_size, drop_last=False))
+
+
+def _loader(args: argparse.Namespace, images: Images, config: Dict[str, Any], batches: Any) -> PrefetchLoader:
+    if isinstance(images.dataset, IterableDataset):
+        raise ValueError(
+            f'--dataset {args.dataset} can only be read from its beginning, which leaves no way to go on where a run '
+            f'stopped. Use timm\'s own train.py for it.'
+        )
+    device = torch.device(args.device)
+    loader = DataLoader(
+        images,
+        batch_sampler=batches,
+        num_workers=args.workers,
+        collate_fn=fast_collate,
+        pin_memory=device.type == 'cuda',
+        persistent_workers=args.workers > 0,
+    )
+    return PrefetchLoader(
+        loader, mean=config['mean'], std=config['std'], channels=config['input_size'][0], device=device,
+    )

@@ -1,0 +1,67 @@
+"""Numbers of a run on their way out: CSV, curves, TensorBoard, Weights & Biases."""
+
+import argparse
+import csv
+import io
+from pathlib import Path
+from typing import Any, Dict, List
+
+from .curves import plot_curves
+from .weights import write_file
+
+
+def write_csv(rows: List[Dict[str, Any]], path: Path) -> None:
+    """Write rows, the keys of the first as header, in place of what was there."""
+    text = io.StringIO(newline='')
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+    writer.writeheader()
+    writer.writerows(rows)
+    write_file(path, text.getvalue().encode())
+
+
+class Logs:
+    """Where the numbers of each epoch go.
+
+    Args:
+        folder: The folder of the run.
+        args: Options.
+
+    Raises:
+        ImportError: `--log-tensorboard` or `--log-wandb` without the package.
+    """
+
+    def __init__(self, folder: Path, args: argparse.Namespace) -> None:
+        self.folder = folder
+        self.tensorboard = self.wandb = None
+        if args.log_tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise ImportError('--log-tensorboard needs the package: pip install tensorboard') from error
+            self.tensorboard = SummaryWriter(str(folder / 'tensorboard'))
+        if args.log_wandb:
+            try:
+                import wandb
+            except ImportError as error:
+                raise ImportError('--log-wandb needs the package: pip install wandb') from error
+            self.wandb = wandb
+            wandb.init(project='dit_timm', id=folder.name, name=folder.name, resume='allow', config=vars(args))
+
+    def epoch(self, rows: List[Dict[str, Any]]) -> None:
+        """Take the rows of all epochs so far; the last is new."""
+        write_csv(rows, self.folder / 'summary.csv')
+        numbers = {key: value for key, value in rows[-1].items() if key != 'epoch'}
+        if self.tensorboard is not None:
+            for key, value in numbers.items():
+                self.tensorboard.add_scalar(key, value, rows[-1]['epoch'])
+            self.tensorboard.flush()
+        if self.wandb is not None:
+            self.wandb.log(numbers, step=rows[-1]['epoch'])
+
+    def finish(self) -> None:
+        """Draw the curves and close what is open."""
+        plot_curves(self.folder / 'summary.csv', self.folder / 'curves.png')
+        if self.tensorboard is not None:
+            self.tensorboard.close()
+        if self.wandb is not None:
+            self.wandb.finish()

@@ -1,0 +1,53 @@
+"""Which images make which batch."""
+
+from typing import Iterator, List, Tuple
+
+import torch
+from torch.utils.data import Sampler
+
+from .randomness import seed_of
+
+# Apart from the seeds of images and steps, which have three or four numbers of their own.
+_ORDER = 1 << 20
+
+
+class EpochBatches(Sampler):
+    """The batches of this process in an epoch: an order of all images that depends on seed and epoch alone.
+
+    A batch of all processes together is the next part of that order, dealt out in turns, so that it does not depend
+    on the number of processes, for a given global batch. Images that fill no batch are left out; they differ from
+    epoch to epoch.
+
+    Args:
+        size: Images.
+        batch_size: Images in a batch of one process.
+        seed: Seed of the order.
+        rank: Number of this process.
+        world_size: Processes.
+    """
+
+    def __init__(self, size: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
+        self.size, self.batch_size, self.seed = size, batch_size, seed
+        self.rank, self.world_size = rank, world_size
+        self.epoch = self.start = 0
+
+    @property
+    def batches(self) -> int:
+        """Batches of a whole epoch."""
+        return self.size // (self.batch_size * self.world_size)
+
+    def __len__(self) -> int:
+        return self.batches - self.start
+
+    def set_position(self, epoch: int, start: int = 0) -> None:
+        """Let the next iteration be over an epoch, from a batch on."""
+        self.epoch, self.start = epoch, start
+
+    def __iter__(self) -> Iterator[List[Tuple[int, int]]]:
+        """Keys of `Images`."""
+        generator = torch.Generator().manual_seed(seed_of(_ORDER, self.seed, self.epoch))
+        order = torch.randperm(self.size, generator=generator).tolist()
+        together = self.batch_size * self.world_size
+        for batch in range(self.start, self.batches):
+            chunk = order[batch * together:(batch + 1) * together]
+            yield [(self.epoch, number) for number in chunk[self.rank::self.world_size]]

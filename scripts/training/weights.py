@@ -1,0 +1,117 @@
+"""Weights as safetensors that prove themselves: the file holds a digest of the tensors, checked when it is read."""
+
+import hashlib
+import os
+from pathlib import Path
+from typing import Dict, Mapping, Optional
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import nn
+
+_DIGEST = 'sha256'
+
+
+class DamagedFile(Exception):
+    """A file does not hold what was once written to it, or is no file of its kind."""
+
+
+def digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of names, dtypes, shapes and values, in the order of the names."""
+    total = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        total.update(f'{name} {tensor.dtype} {tuple(tensor.shape)}\n'.encode())
+        total.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file that is there whole or not at all: under another name first, and on the disk before it is renamed.
+
+    Raises:
+        OSError: It could not be written; what was at `path` before still is.
+    """
+    unfinished = path.with_name(f'{path.name}.unfinished')
+    try:
+        with unfinished.open('wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+        sync_folder(path.parent)
+    except OSError:
+        unfinished.unlink(missing_ok=True)
+        raise
+
+
+def sync_folder(path: Path) -> None:
+    """Bring the names in a folder to the disk; not every platform can."""
+    if os.name != 'posix':
+        return
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def weights_bytes(tensors: Mapping[str, torch.Tensor], metadata: Optional[Mapping[str, str]] = None) -> bytes:
+    """Weights as the content of a safetensors file.
+
+    Args:
+        tensors: The weights.
+        metadata: What else the file says.
+    """
+    # safetensors takes contiguous tensors only, which those in channels_last are not.
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    return save(contiguous, {**(metadata or {}), _DIGEST: digest(contiguous)})
+
+
+def read_weights(path: Path) -> Dict[str, torch.Tensor]:
+    """Read a safetensors file, and check its digest if it has one: those of other programs have none.
+
+    Raises:
+        DamagedFile: It is no safetensors file, is cut short, or its tensors are not those that were written.
+        OSError: It cannot be read.
+    """
+    try:
+        with safe_open(path, framework='pt') as file:
+            expected = (file.metadata() or {}).get(_DIGEST)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+    # UnicodeDecodeError and the like: a header that is no header.
+    except (SafetensorError, ValueError) as error:
+        raise DamagedFile(f'{path} is no whole safetensors file: {error}') from error
+    if expected is not None and digest(tensors) != expected:
+        raise DamagedFile(f'{path} is damaged: its tensors are not those that were written (sha256 {expected}).')
+    return tensors
+
+
+def load_weights(model: nn.Module, tensors: Mapping[str, torch.Tensor], source: Path) -> None:
+    """Load weights into a network, all of them or none.
+
+    Args:
+        model: The network.
+        tensors: Its state.
+        source: Where the weights come from, for the message.
+
+    Raises:
+        DamagedFile: Names or shapes are not those of the network.
+    """
+    state = model.state_dict()
+    missing, unknown = sorted(state.keys() - tensors.keys()), sorted(tensors.keys() - state.keys())
+    shapes = [
+        f'{name} is {tuple(tensors[name].shape)}, not {tuple(state[name].shape)}'
+        for name in sorted(state.keys() & tensors.keys()) if tensors[name].shape != state[name].shape
+    ]
+    problems = [
+        f'{what}: {", ".join(names[:5])}{" ..." if len(names) > 5 else ""}'
+        for what, names in (('missing', missing), ('unknown', unknown), ('other shapes', shapes)) if names
+    ]
+    if problems:
+        raise DamagedFile(
+            f'{source} does not fit the network; {"; ".join(problems)}. Is it of another --model, --num-classes or '
+            f'--img-size?'
+        )
+    model.load_state_dict(tensors)
