@@ -7,6 +7,7 @@ import torch
 from timm.data import create_transform
 from timm.data.loader import PrefetchLoader, fast_collate
 from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
+from torchvision.transforms import Compose, RandomCrop
 
 from .images import Images
 from .sampler import EpochBatches
@@ -53,6 +54,9 @@ def train_loader(
         std=config['std'],
         use_prefetcher=True,
     )
+    if args.crop_padding:
+        crop = RandomCrop(config['input_size'][-2:], padding=args.crop_padding)
+        dataset.transform = Compose([crop, dataset.transform])
     images = Images(dataset, indices, args.seed)
     batches = EpochBatches(len(images), args.batch_size, args.seed, rank, world_size)
     if batches.batches == 0:

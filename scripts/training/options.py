@@ -111,6 +111,10 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group('augmentation')
     group.add_argument('--no-aug', action=argparse.BooleanOptionalAction, default=False)
     group.add_argument('--train-crop-mode')
+    group.add_argument(
+        '--crop-padding', type=int, default=0, metavar='PIXELS',
+        help='first crop at random from the image padded with black on all sides; the image has the input size',
+    )
     group.add_argument('--scale', type=float, nargs='+', default=[0.08, 1.0])
     group.add_argument('--ratio', type=float, nargs='+', default=[3 / 4, 4 / 3])
     group.add_argument('--hflip', type=float, default=0.5)

@@ -147,7 +147,11 @@ def test_every_recipe_is_accepted():
     recipes = sorted((Path(train.__file__).parent / 'recipes').glob('*.yaml'))
     assert recipes
     for recipe in recipes:
-        assert timm.is_model(train.parse_args(['--config', str(recipe)]).model)
+        args = train.parse_args(['--config', str(recipe)])
+        assert timm.is_model(args.model)
+        # The header says what it is.
+        header = recipe.read_text().split('model:')[0]
+        assert 'Source:' in header and 'ardware:' in header
 
 
 def test_a_missing_split_is_named_with_what_there_is(image_folder):

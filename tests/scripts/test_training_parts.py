@@ -16,6 +16,7 @@ from timm.scheduler import create_scheduler_v2
 from training.checkpoint import list_checkpoints
 from training.data import hold_out, labels, open_split
 from training.images import Images, UnreadableImage, unreadable
+from training.loaders import train_loader
 from training.optim import freeze_all_but, is_quadratic, parameter_groups, set_training
 from training.sampler import EpochBatches
 
@@ -214,6 +215,23 @@ def test_augmentation_depends_on_seed_epoch_and_image(image_folder):
     image(0, 0, 4)
     assert image(0, 0, 3) == first
     assert len({first, image(1, 0, 3), image(0, 1, 3), image(0, 0, 4)}) == 4
+
+
+def test_padded_crops_move_the_image_and_change_nothing_else(image_folder):
+    options = ['--scale', '1', '1', '--ratio', '1', '1', '--color-jitter', '0', '--hflip', '0', '--crop-padding', '4']
+    args = train.parse_args(['--data-dir', str(image_folder), *SMALL, *options])
+    dataset = open_split(args, 'train')
+    original = np.asarray(dataset[0][0]).transpose(2, 0, 1)
+    config = timm.data.resolve_data_config({'img_size': 32}, model=timm.create_model('test_dit_resnet'))
+    train_loader(args, dataset, config)
+    padded = np.pad(original, ((0, 0), (4, 4), (4, 4)))
+    crops = [padded[:, y:y + 32, x:x + 32] for y in range(9) for x in range(9)]
+    places = set()
+    for epoch in range(20):
+        image = np.asarray(Images(dataset)[epoch, 0][0])
+        place, = (number for number, crop in enumerate(crops) if np.array_equal(crop, image))
+        places.add(place)
+    assert len(places) > 10
 
 
 def test_dry_run_says_everything_and_writes_nothing(image_folder, capsys):
