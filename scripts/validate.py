@@ -9,41 +9,28 @@ import sys
 from pathlib import Path
 from typing import List, Optional
 
-import yaml
 from timm.utils import setup_default_logging
+from training.confusion import Confusion
 from training.data import class_names, data_config, open_split
 from training.engine import evaluate, summary_line
 from training.images import UnreadableImage
 from training.loaders import eval_loader
-from training.model import build_model
+from training.logs import write_csv
 from training.options import add_data_options, add_model_options
-from training.weights import DamagedFile, load_weights, read_weights
+from training.trained import add_checkpoint_option, load_trained, parse_with_run
+from training.weights import DamagedFile
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Parse the command line, with the options of the run that wrote the checkpoint as defaults."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--checkpoint', type=Path, metavar='FILE', help='weights as safetensors, or a run\'s folder')
+    add_checkpoint_option(parser)
+    parser.add_argument('--results-file', type=Path, metavar='FILE', help='write a CSV row as timm\'s validate.py does')
+    parser.add_argument('--per-class', type=Path, metavar='FILE', help='write a CSV row for each class')
+    parser.add_argument('--confusion', type=Path, metavar='FILE', help='draw the confusion matrix, as a PNG')
     add_data_options(parser)
     add_model_options(parser)
-    first = argparse.ArgumentParser(add_help=False)
-    first.add_argument('--checkpoint', type=Path)
-    checkpoint = first.parse_known_args(argv)[0].checkpoint
-    if checkpoint is not None and checkpoint.is_dir():
-        checkpoint = checkpoint / 'model.safetensors'
-    options = checkpoint.with_name('args.yaml') if checkpoint else None
-    if options is not None and options.is_file():
-        known = {action.dest for action in parser._actions}
-        run = yaml.safe_load(options.read_text())
-        # The weights come from the checkpoint, not from where the run started.
-        parser.set_defaults(**{key: value for key, value in run.items() if key in known and key != 'pretrained'})
-    args = parser.parse_args(argv)
-    args.checkpoint = checkpoint
-    if checkpoint is None and not args.pretrained:
-        parser.error('name the weights: --checkpoint FILE or --pretrained.')
-    if checkpoint is not None and not checkpoint.is_file():
-        parser.error(f'--checkpoint {checkpoint} is not a file.')
-    return args
+    return parse_with_run(parser, argv)
 
 
 def main(argv: Optional[List[str]] = None) -> None:
@@ -54,13 +41,25 @@ def main(argv: Optional[List[str]] = None) -> None:
     classes = class_names(dataset)
     if args.checkpoint is not None and classes is not None:
         args.num_classes = args.num_classes or len(classes)
-    model = build_model(args)
-    if args.checkpoint is not None:
-        load_weights(model, read_weights(args.checkpoint), args.checkpoint)
+    model = load_trained(args)
     if classes is not None and model.num_classes < len(classes):
         sys.exit(f'{args.model} has {model.num_classes} classes, but the data have {len(classes)}.')
-    loader = eval_loader(args, dataset, data_config(args, model))
-    metrics = evaluate(model, loader, args, 'evaluation')
+    config = data_config(args, model)
+    confusion = Confusion(model.num_classes)
+    metrics = evaluate(model, eval_loader(args, dataset, config), args, 'evaluation', observe=confusion.update)
+    if args.results_file is not None:
+        top1, top5 = round(metrics['top1'], 4), round(metrics['top5'], 4)
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        write_csv([{
+            'model': args.model, 'top1': top1, 'top1_err': round(100 - top1, 4), 'top5': top5,
+            'top5_err': round(100 - top5, 4), 'param_count': round(parameters / 1e6, 2),
+            'img_size': config['input_size'][-1], 'crop_pct': config['crop_pct'],
+            'interpolation': config['interpolation'],
+        }], args.results_file)
+    if args.per_class is not None:
+        write_csv(confusion.per_class(classes), args.per_class)
+    if args.confusion is not None:
+        confusion.plot(classes, args.confusion)
     print(summary_line(metrics, args.model, str(args.checkpoint or 'pretrained')))
 
 

@@ -13,7 +13,7 @@ from torch import nn
 from tqdm import tqdm
 
 from .checkpoint import describe, list_checkpoints, load_checkpoint, save_checkpoint
-from .data import check_classes, data_config, hold_out, open_split
+from .data import check_classes, class_names, data_config, hold_out, open_split
 from .engine import evaluate
 from .images import unreadable
 from .interrupt import Interrupt, Interrupted
@@ -23,6 +23,7 @@ from .model import build_model
 from .optim import freeze_all_but, parameter_groups, set_training
 from .processes import Processes
 from .steps import Steps
+from .trained import classes_metadata
 from .weights import DamagedFile, load_weights, read_weights, weights_bytes, write_file
 
 # Batches between looks at the loss, which wait for the device.
@@ -284,7 +285,10 @@ class Trainer:
 
     def _save_weights(self, folder: Path) -> None:
         if self.processes.is_first:
-            metadata = {'model': self.args.model, 'epoch': str(self.epoch), 'format': 'pt'}
+            metadata = {
+                'model': self.args.model, 'epoch': str(self.epoch), 'format': 'pt',
+                **classes_metadata(class_names(self.train_set)),
+            }
             content = weights_bytes(self._evaluated().state_dict(), metadata)
             write_file(folder / 'model.safetensors', content)
 

@@ -1,0 +1,157 @@
+"""Classify images: `python scripts/predict.py IMAGE ... --checkpoint RUN`, where IMAGE is a file, a folder or a URL.
+
+For each image the most probable classes, and how much of the evidence for the first came from the quadratic term.
+Evidence is the logit above the mean of all logits, which is what the softmax sees; the term's share is what is lost
+without it, in percent: negative where the term spoke against the class, above 100 where all else did.
+"""
+
+import argparse
+import io
+import sys
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Iterator, List, NamedTuple, Optional, Tuple
+
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.table import Table
+from timm.data import create_transform, get_img_extensions
+from timm.utils import setup_default_logging
+from torch import nn
+from training.config import positive_int
+from training.data import data_config
+from training.engine import autocast
+from training.options import add_data_options, add_model_options
+from training.trained import add_checkpoint_option, load_trained, parse_with_run, read_classes
+from training.weights import DamagedFile
+
+from dit_timm import ChannelQuadratic2d
+
+_TIMEOUT_SECONDS = 20
+_MOST_BYTES = 64 << 20
+
+
+class Prediction(NamedTuple):
+    """What a network says of an image.
+
+    Attributes:
+        classes: Numbers of the most probable classes, the first one first.
+        probabilities: Theirs.
+        quadratic_share: Share of the first one's evidence that the quadratic term carried; None where no term is.
+    """
+    classes: List[int]
+    probabilities: List[float]
+    quadratic_share: Optional[float]
+
+
+@contextmanager
+def without_quadratic(model: nn.Module) -> Iterator[int]:
+    """A network whose quadratic terms are zero, for a while; yields how many it has."""
+    terms = [module for module in model.modules() if isinstance(module, ChannelQuadratic2d)]
+    handles = [
+        module.register_forward_hook(lambda module, inputs, output: torch.zeros_like(output)) for module in terms
+    ]
+    try:
+        yield len(terms)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, image: torch.Tensor, args: argparse.Namespace, topk: int) -> Prediction:
+    """Classify an image (3, H, W), normalised."""
+    def logits() -> torch.Tensor:
+        with autocast(args):
+            return model(image[None].to(args.device)).float()[0]
+
+    full = logits()
+    probabilities, classes = full.softmax(0).topk(min(topk, len(full)))
+    with without_quadratic(model) as terms:
+        share = None
+        if terms:
+            first = classes[0]
+            evidence, rest = (values[first] - values.mean() for values in (full, logits()))
+            share = ((evidence - rest) / evidence).item()
+    return Prediction(classes.tolist(), probabilities.tolist(), share)
+
+
+def open_images(names: List[str]) -> Iterator[Tuple[str, Image.Image]]:
+    """Read images by name: files, folders of them, URLs.
+
+    Raises:
+        OSError: A name is none of these, or what is there is no image; the message names it.
+    """
+    for name in names:
+        path = Path(name)
+        if name.startswith(('http://', 'https://')):
+            yield name, _decode(name, io.BytesIO(_download(name)))
+        elif path.is_dir():
+            extensions = get_img_extensions()
+            files = sorted(file for file in path.rglob('*') if file.suffix.lower() in extensions)
+            if not files:
+                raise OSError(f'{name} holds no image.')
+            for file in files:
+                yield str(file), _decode(str(file), file)
+        elif path.is_file():
+            yield name, _decode(name, path)
+        else:
+            raise OSError(f'{name} is no file, no folder and no URL.')
+
+
+def _download(url: str) -> bytes:
+    try:
+        with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as response:
+            content = response.read(_MOST_BYTES + 1)
+    except (urllib.error.URLError, TimeoutError, ValueError) as error:
+        raise OSError(f'{url} cannot be had: {error}') from error
+    if len(content) > _MOST_BYTES:
+        raise OSError(f'{url} is larger than {_MOST_BYTES >> 20} MiB.')
+    return content
+
+
+def _decode(name: str, source) -> Image.Image:
+    try:
+        with Image.open(source) as image:
+            return image.convert('RGB')
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise OSError(f'{name} cannot be read as an image: {error}') from error
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    """Classify and print."""
+    setup_default_logging()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('images', nargs='+', metavar='IMAGE')
+    parser.add_argument('--topk', type=positive_int, default=5, metavar='N', help='classes to print')
+    add_checkpoint_option(parser)
+    add_data_options(parser)
+    add_model_options(parser)
+    args = parse_with_run(parser, argv)
+    model = load_trained(args)
+    names = read_classes(args, model)
+    config = data_config(args, model)
+    transform = create_transform(
+        config['input_size'], interpolation=config['interpolation'], mean=config['mean'], std=config['std'],
+        crop_pct=config['crop_pct'], crop_mode=config['crop_mode'],
+    )
+    view = Table('image', 'class', 'probability', 'of it quadratic')
+    for name, image in open_images(args.images):
+        prediction = predict(model, transform(image), args, args.topk)
+        share = '' if prediction.quadratic_share is None else f'{100 * prediction.quadratic_share:.1f} %'
+        for place, (number, probability) in enumerate(zip(prediction.classes, prediction.probabilities)):
+            view.add_row(
+                '' if place else name, names[number], f'{100 * probability:.2f} %', '' if place else share,
+                end_section=place + 1 == len(prediction.classes),
+            )
+    Console(width=None if sys.stdout.isatty() else 120).print(view)
+
+
+if __name__ == '__main__':
+    try:
+        main()
+    except (OSError, DamagedFile) as error:
+        sys.exit(f'error: {error}')

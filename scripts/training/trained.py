@@ -1,0 +1,73 @@
+"""Trained networks: from a run's folder or file, or pretrained."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any, List, Mapping, Optional, Tuple
+
+import yaml
+from safetensors import safe_open
+from torch import nn
+
+from .model import build_model
+from .weights import load_weights, read_weights
+
+CLASSES = 'classes'
+
+
+def add_checkpoint_option(parser: argparse.ArgumentParser) -> None:
+    """The option that names trained weights."""
+    parser.add_argument('--checkpoint', type=Path, metavar='FILE', help='weights as safetensors, or a run\'s folder')
+
+
+def parse_with_run(parser: argparse.ArgumentParser, argv: Optional[List[str]] = None) -> argparse.Namespace:
+    """Parse a command line, with the options of the run that wrote `--checkpoint` as defaults.
+
+    Ends the process, as a parser does, where weights are neither named nor pretrained.
+    """
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument('--checkpoint', type=Path)
+    checkpoint = first.parse_known_args(argv)[0].checkpoint
+    if checkpoint is not None and checkpoint.is_dir():
+        checkpoint = checkpoint / 'model.safetensors'
+    options = checkpoint.with_name('args.yaml') if checkpoint else None
+    if options is not None and options.is_file():
+        known = {action.dest for action in parser._actions}
+        run: Mapping[str, Any] = yaml.safe_load(options.read_text())
+        # The weights come from the checkpoint, not from where the run started.
+        parser.set_defaults(**{key: value for key, value in run.items() if key in known and key != 'pretrained'})
+    args = parser.parse_args(argv)
+    args.checkpoint = checkpoint
+    if checkpoint is None and not args.pretrained:
+        parser.error('name the weights: --checkpoint FILE or --pretrained.')
+    if checkpoint is not None and not checkpoint.is_file():
+        parser.error(f'--checkpoint {checkpoint} is not a file.')
+    return args
+
+
+def load_trained(args: argparse.Namespace) -> nn.Module:
+    """Build the network that the options name, with its trained weights.
+
+    Raises:
+        DamagedFile: The weights are damaged, or of another network.
+    """
+    model = build_model(args)
+    if args.checkpoint is not None:
+        load_weights(model, read_weights(args.checkpoint), args.checkpoint)
+    return model.eval()
+
+
+def classes_metadata(names: Optional[List[str]]) -> Mapping[str, str]:
+    """What a file of weights says of its classes; see `read_classes`."""
+    return {CLASSES: json.dumps(names)} if names else {}
+
+
+def read_classes(args: argparse.Namespace, model: nn.Module) -> Tuple[str, ...]:
+    """Names of the classes: those in the file of weights, else the pretrained network's, else numbers."""
+    names = None
+    if args.checkpoint is not None:
+        with safe_open(args.checkpoint, framework='pt') as file:
+            names = json.loads((file.metadata() or {}).get(CLASSES, 'null'))
+    else:
+        names = model.pretrained_cfg.get('label_names')
+    return tuple(names) if names else tuple(map(str, range(model.num_classes)))
