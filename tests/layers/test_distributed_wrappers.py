@@ -5,7 +5,9 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
+from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -79,3 +81,19 @@ def test_fully_sharded(model, group):
     for name, parameter in model.named_parameters():
         assert isinstance(parameter, DTensor), name
         torch.testing.assert_close(parameter.grad.full_tensor(), expected[name])
+
+
+def test_fully_sharded_steps_and_saves(model, group, tmp_path):
+    x = torch.randn(2, 3, 8, 8)
+    plain = copy.deepcopy(model)
+    fully_shard(model, mesh=dist.init_device_mesh('cpu', (1,)))
+    for network in (plain, model):
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.1)
+        network(x).square().mean().backward()
+        optimizer.step()
+    whole = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    save_file(whole, tmp_path / 'model.safetensors')
+    saved = load_file(tmp_path / 'model.safetensors')
+    assert saved.keys() == plain.state_dict().keys()
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(saved[name], value)
