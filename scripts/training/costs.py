@@ -27,7 +27,7 @@ def describe_costs(trainer: Trainer) -> str:
     """Multiply-accumulates of an image, images and batches."""
     model = trainer.model.eval()
     args = trainer.args
-    image = torch.zeros(1, *trainer._config['input_size'], device=args.device)
+    image = torch.zeros(1, *trainer.config['input_size'], device=args.device)
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         model(image)
     batches = trainer.sampler.batches

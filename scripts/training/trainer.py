@@ -64,7 +64,7 @@ class Trainer:
         self.val_batches = eval_loader(
             args, self.val_set, config, self.val_indices, processes.rank, processes.world_size,
         )
-        self._config = config
+        self.config = config
         groups = parameter_groups(
             self.model, args.weight_decay, args.quadratic_lr_scale, args.layer_decay, args.decay_norms,
         )
@@ -305,7 +305,7 @@ class Trainer:
             model = self._evaluated()
             load_weights(model, read_weights(folder / 'model.safetensors'), folder)
             loader = eval_loader(
-                self.args, self.test_set, self._config, None, self.processes.rank, self.processes.world_size,
+                self.args, self.test_set, self.config, None, self.processes.rank, self.processes.world_size,
             )
             metrics = evaluate(model, loader, self.args, f'test on {self.args.test_split}')
             results.append({**results[0], 'split': self.args.test_split, **metrics})

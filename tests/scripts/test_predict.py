@@ -18,24 +18,22 @@ from training.trained import parse_with_run
 
 from dit_timm import ChannelQuadratic2d
 
+NAMES = ('dark', 'grey', 'light')
+
 
 @pytest.fixture
-def trained(tmp_path):
+def trained(write_greys, tmp_path):
     """A folder of images of three classes, and a run trained on it."""
-    generator = torch.Generator().manual_seed(0)
+    data = write_greys(train=(6, 6, 6), validation=(6, 6, 6))
     for split in ('train', 'validation'):
-        for label, name in enumerate(('dark', 'grey', 'light')):
-            folder = tmp_path / 'data' / split / name
-            folder.mkdir(parents=True)
-            for index in range(6):
-                pixels = 90 * label + torch.randint(0, 30, (32, 32, 3), generator=generator)
-                Image.fromarray(pixels.to(torch.uint8).numpy()).save(folder / f'{index}.png')
+        for number, name in enumerate(NAMES):
+            (data / split / f'class{number}').rename(data / split / name)
     train.main([
-        '--data-dir', str(tmp_path / 'data'), '--model', 'test_dit_convnext', '--img-size', '32', '--batch-size', '6',
+        '--data-dir', str(data), '--model', 'test_dit_convnext', '--img-size', '32', '--batch-size', '6',
         '--workers', '0', '--opt', 'adamw', '--lr', '0.003', '--epochs', '4', '--warmup-epochs', '0', '--output',
         str(tmp_path / 'out'), '--experiment', 'run', '--no-aug',
     ])
-    return tmp_path / 'data', tmp_path / 'out' / 'run'
+    return data, tmp_path / 'out' / 'run'
 
 
 def test_a_folder_a_file_and_a_url(trained, capsys):
@@ -51,7 +49,7 @@ def test_a_folder_a_file_and_a_url(trained, capsys):
         server.shutdown()
     printed = capsys.readouterr().out
     # Names are of the run; eight images with two classes each.
-    assert sum(printed.count(name) for name in (' dark ', ' grey ', ' light ')) == 16
+    assert sum(printed.count(f' {name} ') for name in NAMES) == 16
     assert printed.count('%') == 24
 
 
@@ -118,7 +116,7 @@ def test_tables_and_picture_of_an_evaluation(trained, tmp_path, capsys):
     assert float(row['top1_err']) == pytest.approx(100 - top1, abs=1e-3) and row['img_size'] == '32'
     with files['classes.csv'].open() as file:
         rows = list(csv.DictReader(file))
-    assert [row['class'] for row in rows] == ['dark', 'grey', 'light'] and {row['images'] for row in rows} == {'6'}
+    assert [row['class'] for row in rows] == list(NAMES) and {row['images'] for row in rows} == {'6'}
     assert sum(float(row['top1']) for row in rows) / 3 == pytest.approx(top1, abs=1e-2)
     assert Image.open(files['confusion.png']).size[0] > 500
 

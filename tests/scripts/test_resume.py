@@ -16,7 +16,6 @@ import pytest
 import timm
 import torch
 import train
-from PIL import Image
 from safetensors.torch import load_file, save_file
 from training import trainer
 from training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
@@ -33,17 +32,8 @@ OPTIONS = [
 
 
 @pytest.fixture
-def image_folder(tmp_path):
-    """Three classes of noisy greys: `train` with 12 images each, `validation` with 3."""
-    generator = torch.Generator().manual_seed(0)
-    for split, count in (('train', 12), ('validation', 3)):
-        for label in range(3):
-            folder = tmp_path / 'data' / split / f'class{label}'
-            folder.mkdir(parents=True)
-            for index in range(count):
-                pixels = 80 * label + torch.randint(0, 40, (32, 32, 3), generator=generator)
-                Image.fromarray(pixels.to(torch.uint8).numpy()).save(folder / f'{index}.png')
-    return tmp_path / 'data'
+def image_folder(write_greys):
+    return write_greys(train=(12, 12, 12), validation=(3, 3, 3))
 
 
 def run(image_folder, name, *options):

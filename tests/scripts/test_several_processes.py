@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 import train
-from PIL import Image
 from safetensors.torch import load_file
 from training.checkpoint import load_checkpoint
 
@@ -20,15 +19,8 @@ OPTIONS = ['--model', 'test_dit_convnext', '--img-size', '32', '--workers', '0',
 
 
 @pytest.fixture
-def image_folder(tmp_path):
-    generator = torch.Generator().manual_seed(0)
-    for label in range(3):
-        folder = tmp_path / 'data' / 'train' / f'class{label}'
-        folder.mkdir(parents=True)
-        for index in range(9):
-            pixels = 80 * label + torch.randint(0, 40, (32, 32, 3), generator=generator)
-            Image.fromarray(pixels.to(torch.uint8).numpy()).save(folder / f'{index}.png')
-    return tmp_path / 'data'
+def image_folder(write_greys):
+    return write_greys(train=(9, 9, 9))
 
 
 def torchrun(script, *options):

@@ -9,7 +9,6 @@ import timm
 import torch
 import train
 import validate
-from PIL import Image
 from safetensors.torch import load_file
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
@@ -25,17 +24,8 @@ SMALL = ['--model', 'test_dit_resnet', '--img-size', '32', '--batch-size', '4', 
 
 
 @pytest.fixture
-def image_folder(tmp_path):
-    """Three classes of noisy greys: `train` with 12, 8 and 4 images, `validation` and `test` with 2 each."""
-    generator = torch.Generator().manual_seed(0)
-    for split, counts in (('train', (12, 8, 4)), ('validation', (2, 2, 2)), ('test', (2, 2, 2))):
-        for label, count in enumerate(counts):
-            folder = tmp_path / 'data' / split / f'class{label}'
-            folder.mkdir(parents=True)
-            for index in range(count):
-                pixels = 80 * label + torch.randint(0, 40, (32, 32, 3), generator=generator)
-                Image.fromarray(pixels.to(torch.uint8).numpy()).save(folder / f'{index}.png')
-    return tmp_path / 'data'
+def image_folder(write_greys):
+    return write_greys(train=(12, 8, 4), validation=(2, 2, 2), test=(2, 2, 2))
 
 
 def run(image_folder, *options):
