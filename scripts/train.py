@@ -54,13 +54,15 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 def _parse_resumed(parser: argparse.ArgumentParser, argv: Optional[List[str]], path: Path) -> argparse.Namespace:
     """Parse the command line on top of the options of a run, which it may not change."""
+    if not path.is_file():
+        parser.error(f'--resume {path.parent} is no folder of a run: it has no {path.name}.')
     options = read_options(parser, path)
     parser.set_defaults(**options)
     args = parse(parser, argv)
     changed = [key for key, value in options.items() if key not in FREE_OPTIONS and getattr(args, key, value) != value]
     if changed:
-        before = ', '.join(f'--{key.replace("_", "-")} {options[key]}' for key in changed)
-        parser.error(f'--resume goes on with the options of the run, of which these would change: {before}.')
+        changes = ', '.join(f'--{key.replace("_", "-")} is {options[key]}, not {getattr(args, key)}' for key in changed)
+        parser.error(f'--resume goes on with the options of the run, which must stay: {changes}.')
     return args
 
 
@@ -103,11 +105,14 @@ def run(args: argparse.Namespace, processes: Processes) -> Optional[Dict[str, An
     folder = _open_folder(args, processes)
     if list_checkpoints(folder):
         trainer.restore(folder)
+        if processes.is_first:
+            print(f'goes on after {trainer.epoch} of {trainer.epochs} epochs and {trainer.batch} batches')
     elif args.resume is not None and processes.is_first:
         print(f'{folder} has no checkpoint yet: the run begins.')
     results = trainer.fit(folder)
     if processes.is_first:
-        print(f'{results["chosen"]} epoch {results["epoch"] + 1} on {results["split"]}: loss {results["loss"]:.4f}')
+        chosen = f'best on {trainer.val_name}' if args.val_fraction else 'last'
+        print(f'epoch {results["epoch"] + 1}, the {chosen}; on {results["split"]}: loss {results["loss"]:.4f}')
         print(summary_line(results, args.model, str(folder / 'model.safetensors')))
     return results
 

@@ -52,6 +52,8 @@ def why_unusable(device: torch.device, dtype: torch.dtype) -> Optional[str]:
     if device.type != 'cuda':
         return 'it needs a GPU.'
     capability = _capability(device)
+    if capability is None:
+        return 'torch finds no GPU (torch.cuda.is_available() is False).'
     if capability < _LEAST_CAPABILITY:
         expected, found = ('.'.join(map(str, version)) for version in (_LEAST_CAPABILITY, capability))
         return f'it needs a GPU of compute capability {expected} or later; this one has {found}.'
@@ -60,8 +62,8 @@ def why_unusable(device: torch.device, dtype: torch.dtype) -> Optional[str]:
 
 # Dynamo cannot trace into it.
 @torch.compiler.assume_constant_result
-def _capability(device: torch.device) -> Tuple[int, int]:
-    return torch.cuda.get_device_capability(device)
+def _capability(device: torch.device) -> Optional[Tuple[int, int]]:
+    return torch.cuda.get_device_capability(device) if torch.cuda.is_available() else None
 
 
 def _operand(x: torch.Tensor) -> Tuple[torch.dtype, str]:

@@ -29,7 +29,12 @@ def parse(
     first.add_argument('-c', '--config', type=Path)
     path = first.parse_known_args(argv)[0].config or config
     # As words of a command line, so that the parser checks values from a file as it checks those typed.
-    args = parser.parse_args([*(_words(parser, path) if path is not None else []), *argv])
+    args, unknown = parser.parse_known_args([*(_words(parser, path) if path is not None else []), *argv])
+    if unknown:
+        names = [name for action in parser._actions for name in action.option_strings]
+        near = difflib.get_close_matches(unknown[0].partition('=')[0], names, n=1)
+        hint = f' Did you mean {near[0]}?' if near else ''
+        parser.error(f'unrecognized arguments: {" ".join(unknown)}.{hint}')
     args.config = path
     return args
 

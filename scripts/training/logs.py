@@ -58,8 +58,10 @@ class Logs:
         if self.wandb is not None:
             self.wandb.log(numbers, step=rows[-1]['epoch'])
 
-    def finish(self) -> None:
-        """Draw the curves and close what is open."""
+    def finish(self, rows: List[Dict[str, Any]]) -> None:
+        """Draw the curves of all epochs and close what is open."""
+        # The run may have been killed after the last checkpoint and before the last row.
+        write_csv(rows, self.folder / 'summary.csv')
         plot_curves(self.folder / 'summary.csv', self.folder / 'curves.png')
         if self.tensorboard is not None:
             self.tensorboard.close()

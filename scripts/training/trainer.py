@@ -202,7 +202,7 @@ class Trainer:
             raise OSError(f'{error}. {whole} Go on with --resume {folder}') from error
         results = self._final(folder)
         if logs is not None:
-            logs.finish()
+            logs.finish(self.history)
         return results
 
     def _run_epoch(self, folder: Path, interrupt: Interrupt, logs: Optional[Logs]) -> None:

@@ -1,6 +1,7 @@
 """Weights as safetensors that prove themselves: the file holds a digest of the tensors, checked when it is read."""
 
 import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Dict, Mapping, Optional
@@ -66,7 +67,14 @@ def weights_bytes(tensors: Mapping[str, torch.Tensor], metadata: Optional[Mappin
     """
     # safetensors takes contiguous tensors only, which those in channels_last are not.
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    return save(contiguous, {**(metadata or {}), _DIGEST: digest(contiguous)})
+    content = save(contiguous, {**(metadata or {}), _DIGEST: digest(contiguous)})
+    # The order of the metadata is another one each time; equal weights shall be equal files.
+    size = int.from_bytes(content[:8], 'little')
+    header = json.loads(content[8:8 + size])
+    header['__metadata__'] = dict(sorted(header['__metadata__'].items()))
+    text = json.dumps(header, separators=(',', ':')).encode()
+    text += b' ' * (-len(text) % 8)
+    return len(text).to_bytes(8, 'little') + text + content[8 + size:]
 
 
 def read_weights(path: Path) -> Dict[str, torch.Tensor]:

@@ -89,10 +89,12 @@ def test_triton_kernels_say_why_not(monkeypatch):
 
     monkeypatch.setattr(triton_backend, '_INTERPRETED', False)
     assert 'needs a GPU' in reason(device='cpu')
-    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    assert 'finds no GPU' in reason()
+    monkeypatch.setattr(triton_backend, '_capability', lambda device: (9, 0))
     assert reason() is None and reason(torch.bfloat16) is None
     assert 'float32' in reason(torch.float64)
-    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (7, 5))
+    monkeypatch.setattr(triton_backend, '_capability', lambda device: (7, 5))
     assert '8.0' in reason() and '7.5' in reason()
     monkeypatch.setattr(triton_backend, '_INSTALLED', False)
     assert 'pip install triton' in reason()
@@ -101,10 +103,10 @@ def test_triton_kernels_say_why_not(monkeypatch):
 
 
 def test_gpus_have_the_triton_kernels_or_the_chunked_form(monkeypatch):
-    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (9, 0))
+    monkeypatch.setattr(triton_backend, '_capability', lambda device: (9, 0))
     assert available_backends('cuda') == ('triton', 'chunked', 'reference')
     assert available_backends('cuda', torch.float64) == ('chunked', 'reference')
-    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (7, 5))
+    monkeypatch.setattr(triton_backend, '_capability', lambda device: (7, 5))
     assert available_backends('cuda') == ('chunked', 'reference')
 
 

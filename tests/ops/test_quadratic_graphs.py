@@ -75,12 +75,10 @@ def test_compile_dynamic_shapes_with_gradients():
         torch.testing.assert_close(got, want)
 
 
-def test_compile_asks_a_gpu_for_its_capability_once(monkeypatch):
+def test_compile_may_ask_a_gpu_for_its_capability():
     # The choice of a backend must leave no break in the graph.
-    monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (7, 5))
-
     def ask(x):
-        return x + len(triton_backend.why_unusable(torch.device('cuda', 0), torch.float32))
+        return x + len(triton_backend.why_unusable(torch.device('cuda', 0), torch.float32) or '')
 
     compiled = torch.compile(ask, fullgraph=True, backend='eager')
     x = torch.zeros(1)

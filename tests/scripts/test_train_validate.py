@@ -138,6 +138,12 @@ def test_config_with_a_typo_names_the_near_match(tmp_path, capsys):
     assert "Did you mean 'weight_decay'?" in capsys.readouterr().err
 
 
+def test_a_typo_on_the_command_line_names_the_near_match(capsys):
+    with pytest.raises(SystemExit):
+        train.parse_args(['--data-dir', 'x', '--weight-decai', '0.1'])
+    assert 'unrecognized arguments: --weight-decai 0.1. Did you mean --weight-decay?' in capsys.readouterr().err
+
+
 def test_without_arguments_the_recipe_of_the_digits():
     args = train.parse_args([])
     assert args.config.name == 'digits.yaml' and args.model == 'dit_resnet20' and args.hflip == 0

@@ -129,7 +129,7 @@ def test_the_last_epoch_is_kept_where_nothing_chooses(image_folder, capsys):
         validation, test = csv.DictReader(file)
     assert [row['epoch'] for row in (validation, test)] == ['1', '1'] and test['chosen'] == 'last'
     printed = capsys.readouterr().out.strip().splitlines()
-    assert printed[-2].startswith('last epoch 2 on test:')
+    assert printed[-2].startswith('epoch 2, the last; on test:')
     validate.main(['--checkpoint', str(folder), '--val-split', 'test'])
     again = capsys.readouterr().out.strip().splitlines()[-1]
     assert again.split()[:2] == printed[-1].split()[:2]
