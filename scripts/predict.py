@@ -10,7 +10,6 @@ import io
 import sys
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, List, NamedTuple, Optional, Tuple
 
@@ -21,14 +20,13 @@ from rich.table import Table
 from timm.data import create_transform, get_img_extensions
 from timm.utils import setup_default_logging
 from torch import nn
+from training.ablation import without_quadratic
 from training.config import positive_int
 from training.data import data_config
 from training.engine import autocast
-from training.options import add_data_options, add_model_options
+from training.options import add_input_options, add_model_options
 from training.trained import add_checkpoint_option, load_trained, parse_with_run, read_classes
 from training.weights import DamagedFile
-
-from dit_timm import ChannelQuadratic2d
 
 _TIMEOUT_SECONDS = 20
 _MOST_BYTES = 64 << 20
@@ -45,20 +43,6 @@ class Prediction(NamedTuple):
     classes: List[int]
     probabilities: List[float]
     quadratic_share: Optional[float]
-
-
-@contextmanager
-def without_quadratic(model: nn.Module) -> Iterator[int]:
-    """A network whose quadratic terms are zero, for a while; yields how many it has."""
-    terms = [module for module in model.modules() if isinstance(module, ChannelQuadratic2d)]
-    handles = [
-        module.register_forward_hook(lambda module, inputs, output: torch.zeros_like(output)) for module in terms
-    ]
-    try:
-        yield len(terms)
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @torch.inference_mode()
@@ -128,7 +112,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser.add_argument('images', nargs='+', metavar='IMAGE')
     parser.add_argument('--topk', type=positive_int, default=5, metavar='N', help='classes to print')
     add_checkpoint_option(parser)
-    add_data_options(parser)
+    add_input_options(parser)
     add_model_options(parser)
     args = parse_with_run(parser, argv)
     model = load_trained(args)

@@ -24,8 +24,9 @@ from training.config import parse, read_options
 from training.engine import summary_line
 from training.images import UnreadableImage
 from training.interrupt import Interrupted
-from training.options import FREE_OPTIONS, add_data_options, add_model_options, add_training_options
+from training.options import FREE_OPTIONS, add_data_options, add_input_options, add_model_options, add_training_options
 from training.processes import Processes
+from training.streams import is_stream
 from training.trainer import Trainer
 from training.weights import DamagedFile, write_file
 
@@ -37,6 +38,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('-c', '--config', type=Path, metavar='FILE', help='YAML file that sets any option')
     add_data_options(parser)
+    add_input_options(parser)
     add_model_options(parser)
     add_training_options(parser)
     first = argparse.ArgumentParser(add_help=False)
@@ -59,7 +61,12 @@ def _parse_resumed(parser: argparse.ArgumentParser, argv: Optional[List[str]], p
     options = read_options(parser, path)
     parser.set_defaults(**options)
     args = parse(parser, argv)
-    changed = [key for key, value in options.items() if key not in FREE_OPTIONS and getattr(args, key, value) != value]
+    # Shards of a stream are dealt out to the processes that load them.
+    fixed = ('workers',) if is_stream(args.dataset) else ()
+    changed = [
+        key for key, value in options.items()
+        if (key in fixed or key not in FREE_OPTIONS) and getattr(args, key, value) != value
+    ]
     if changed:
         changes = ', '.join(f'--{key.replace("_", "-")} is {options[key]}, not {getattr(args, key)}' for key in changed)
         parser.error(f'--resume goes on with the options of the run, which must stay: {changes}.')
@@ -94,6 +101,9 @@ def _options_text(args: argparse.Namespace) -> str:
 def run(args: argparse.Namespace, processes: Processes) -> Optional[Dict[str, Any]]:
     """Train as the options say; returns the results, or None after a dry run."""
     random_seed(args.seed)
+    if args.resume is not None and list_checkpoints(Path(args.resume)):
+        # The checkpoint has all weights: none are fetched that it would replace.
+        args.pretrained = False
     trainer = Trainer(args, processes)
     if processes.is_first:
         print(trainer.describe())
@@ -106,9 +116,12 @@ def run(args: argparse.Namespace, processes: Processes) -> Optional[Dict[str, An
     if list_checkpoints(folder):
         trainer.restore(folder)
         if processes.is_first:
-            print(f'goes on after {trainer.epoch} of {trainer.epochs} epochs and {trainer.batch} batches')
+            print(f'goes on after {trainer.epoch} of {trainer.epochs} epochs and {trainer.batch} batches'
+                  if trainer.epoch < trainer.epochs else 'The run has ended: only its results are written again.')
     elif args.resume is not None and processes.is_first:
         print(f'{folder} has no checkpoint yet: the run begins.')
+    if processes.is_first:
+        print(f'writes to {folder}', flush=True)
     results = trainer.fit(folder)
     if processes.is_first:
         chosen = f'best on {trainer.val_name}' if args.val_fraction else 'last'

@@ -1,70 +1,182 @@
-"""Evaluate a checkpoint, or pretrained weights.
+"""Evaluate checkpoints, or pretrained weights.
 
-`python scripts/validate.py --checkpoint RUN/model.safetensors` evaluates what scripts/train.py wrote with the options
-in RUN/args.yaml: the same data, precision and batch size, and hence the same numbers. Options override them.
+`python scripts/validate.py --checkpoint RUN` evaluates what scripts/train.py wrote with the options in RUN/args.yaml:
+the same data, precision and batch size, and hence the same numbers. Options override them. Several runs, or several
+pretrained models (`--pretrained --model 'dit_resnet*'`), are evaluated one after the other.
+
+ImageNet and its variants: `--valid-labels imagenet_a` or `imagenet_r` for ImageNet-A and -R, `--real-labels` for ReaL;
+ImageNet-V2 and -Sketch need a folder named by `--data-dir` and nothing else.
 """
 
 import argparse
+import copy
 import sys
 from pathlib import Path
-from typing import List, Optional
+from typing import Any, Dict, List, Optional
 
+import timm
+from timm.data import RealLabelsImagenet
+from timm.layers import apply_test_time_pool
 from timm.utils import setup_default_logging
+from training.ablation import remove_quadratic
 from training.confusion import Confusion
 from training.data import class_names, data_config, open_split
 from training.engine import evaluate, summary_line
-from training.images import UnreadableImage
+from training.images import UnreadableImage, unreadable
+from training.labels import SomeClasses, read_valid_labels
 from training.loaders import eval_loader
 from training.logs import write_csv
-from training.options import add_data_options, add_model_options
+from training.options import add_data_options, add_input_options, add_model_options
 from training.trained import add_checkpoint_option, load_trained, parse_with_run
 from training.weights import DamagedFile
 
+_ERRORS = (OSError, ValueError, DamagedFile, UnreadableImage)
 
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    """Parse the command line, with the options of the run that wrote the checkpoint as defaults."""
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_checkpoint_option(parser)
-    parser.add_argument('--results-file', type=Path, metavar='FILE', help='write a CSV row as timm\'s validate.py does')
+    add_checkpoint_option(parser, several=True)
+    parser.add_argument('--results-file', type=Path, metavar='FILE', help='write CSV rows as timm\'s validate.py does')
     parser.add_argument('--per-class', type=Path, metavar='FILE', help='write a CSV row for each class')
     parser.add_argument('--confusion', type=Path, metavar='FILE', help='draw the confusion matrix, as a PNG')
+    parser.add_argument(
+        '--valid-labels', metavar='FILE',
+        help='classes of the network that the data have, by number, a line each; or imagenet_a, imagenet_r',
+    )
+    parser.add_argument(
+        '--real-labels', nargs='?', const='', metavar='FILE',
+        help='judge top-1 and top-5 by ImageNet\'s ReaL labels: timm\'s, or those of a JSON file',
+    )
+    parser.add_argument(
+        '--without-quadratic', action='store_true', help='with the quadratic terms at zero, to see what they are worth',
+    )
     add_data_options(parser)
-    add_model_options(parser)
-    return parse_with_run(parser, argv)
+    add_input_options(parser)
+    parser.add_argument('--crop-mode', choices=('center', 'squash', 'border'), help='default: the model\'s')
+    parser.add_argument(
+        '--use-train-size', action='store_true',
+        help='the size and crop of training, where pretrained weights have others for tests',
+    )
+    parser.add_argument('--test-pool', action='store_true', help='pool at test time over larger images')
+    add_model_options(parser, several=True)
+    return parser
 
 
-def main(argv: Optional[List[str]] = None) -> None:
-    """Evaluate and print."""
-    setup_default_logging()
-    args = parse_args(argv)
+def parse_args(argv: Optional[List[str]] = None) -> List[argparse.Namespace]:
+    """Parse the command line; returns the options of each network, with those of the run that wrote it as defaults."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.checkpoint is None:
+        parsed = parse_with_run(parser, argv)
+        return [_of_model(parsed, name) for pattern in parsed.model for name in _names(parser, pattern)]
+    several = []
+    for checkpoint in args.checkpoint:
+        parsed = parse_with_run(_parser(), argv, checkpoint)
+        if isinstance(parsed.model, list):
+            if len(parsed.model) > 1:
+                parser.error(f'--model must name one network, that of --checkpoint; got {" ".join(parsed.model)}.')
+            parsed = _of_model(parsed, parsed.model[0])
+        several.append(parsed)
+    if len(several) > 1 and (args.per_class or args.confusion):
+        parser.error('--per-class and --confusion write one file, of one network.')
+    return several
+
+
+def _names(parser: argparse.ArgumentParser, pattern: str) -> List[str]:
+    if not any(character in pattern for character in '*?['):
+        return [pattern]
+    names = timm.list_pretrained(pattern)
+    if not names:
+        parser.error(f'--model {pattern} fits no network with pretrained weights.')
+    return names
+
+
+def _of_model(args: argparse.Namespace, name: str) -> argparse.Namespace:
+    return argparse.Namespace(**{**vars(copy.deepcopy(args)), 'model': name})
+
+
+def validate(args: argparse.Namespace) -> Dict[str, Any]:
+    """Evaluate one network, and write what the options ask for; returns its row of results, as timm's."""
     dataset = open_split(args, args.val_split)
+    indices = None
+    if args.skip_bad_images:
+        bad = set(unreadable(dataset, range(len(dataset)), args.workers))
+        indices = [index for index in range(len(dataset)) if index not in bad]
+        print(f'images that cannot be read and are left out: {len(bad)}')
     classes = class_names(dataset)
-    if args.checkpoint is not None and classes is not None:
+    valid = read_valid_labels(args.valid_labels) if args.valid_labels else None
+    if args.checkpoint is not None and classes is not None and valid is None:
         args.num_classes = args.num_classes or len(classes)
     model = load_trained(args)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    config = data_config(args, model, use_test_size=args.checkpoint is None and not args.use_train_size)
+    if args.without_quadratic:
+        remove_quadratic(model)
+    if args.test_pool:
+        model, pools = apply_test_time_pool(model, config)
+        if pools:
+            config['crop_pct'] = 1.
+    if valid is not None:
+        model = SomeClasses(model, valid)
     if classes is not None and model.num_classes < len(classes):
-        sys.exit(f'{args.model} has {model.num_classes} classes, but the data have {len(classes)}.')
-    config = data_config(args, model)
+        raise ValueError(f'{args.model} has {model.num_classes} classes, but the data have {len(classes)}.')
     confusion = Confusion(model.num_classes)
-    metrics = evaluate(model, eval_loader(args, dataset, config), args, 'evaluation', observe=confusion.update)
-    if args.results_file is not None:
-        top1, top5 = round(metrics['top1'], 4), round(metrics['top5'], 4)
-        parameters = sum(parameter.numel() for parameter in model.parameters())
-        write_csv([{
-            'model': args.model, 'top1': top1, 'top1_err': round(100 - top1, 4), 'top5': top5,
-            'top5_err': round(100 - top5, 4), 'param_count': round(parameters / 1e6, 2),
-            'img_size': config['input_size'][-1], 'crop_pct': config['crop_pct'],
-            'interpolation': config['interpolation'],
-        }], args.results_file)
+    real = _real_labels(args, dataset)
+
+    def observe(logits, targets):
+        confusion.update(logits, targets)
+        if real is not None:
+            real.add_result(logits)
+
+    metrics = evaluate(model, eval_loader(args, dataset, config, indices), args, args.model, observe=observe)
+    if real is not None:
+        metrics.update(top1=real.get_accuracy(k=1), top5=real.get_accuracy(k=5))
     if args.per_class is not None:
         write_csv(confusion.per_class(classes), args.per_class)
     if args.confusion is not None:
         confusion.plot(classes, args.confusion)
-    print(summary_line(metrics, args.model, str(args.checkpoint or 'pretrained')))
+    labels = '' if real is None else '; top1 and top5 by ReaL labels'
+    print(f'{args.val_split}: {int(confusion.counts.sum()):,} images, loss {metrics["loss"]:.4f}{labels}')
+    print(summary_line(metrics, args.model, str(args.checkpoint or 'pretrained')), flush=True)
+    top1, top5 = round(metrics['top1'], 4), round(metrics['top5'], 4)
+    return {
+        'model': args.model, 'top1': top1, 'top1_err': round(100 - top1, 4), 'top5': top5,
+        'top5_err': round(100 - top5, 4), 'param_count': round(parameters / 1e6, 2),
+        'img_size': config['input_size'][-1], 'crop_pct': config['crop_pct'],
+        'interpolation': config['interpolation'],
+    }
+
+
+def _real_labels(args: argparse.Namespace, dataset: Any) -> Optional[RealLabelsImagenet]:
+    if args.real_labels is None:
+        return None
+    if args.skip_bad_images:
+        raise ValueError('--real-labels goes by the number of each image: --skip-bad-images cannot leave some out.')
+    try:
+        return RealLabelsImagenet(dataset.filenames(basename=True), real_json=args.real_labels or None)
+    except AssertionError as error:
+        raise ValueError(
+            f'--real-labels are of the 50,000 images of ImageNet\'s validation split; {args.data_dir} has '
+            f'{len(dataset):,} in {args.val_split!r}.'
+        ) from error
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Evaluate and print; returns the exit code, 1 if a network could not be evaluated."""
+    setup_default_logging()
+    rows, failed = [], 0
+    for args in parse_args(argv):
+        try:
+            rows.append(validate(args))
+        except _ERRORS as error:
+            failed += 1
+            print(f'error: {args.checkpoint or args.model}: {error}', file=sys.stderr)
+            continue
+        if args.results_file is not None:
+            # After each, so that what was evaluated is there whatever the next one does.
+            write_csv(rows, args.results_file)
+    return 1 if failed else 0
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except (OSError, DamagedFile, UnreadableImage) as error:
-        sys.exit(f'error: {error}')
+    sys.exit(main())

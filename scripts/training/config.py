@@ -3,8 +3,9 @@
 import argparse
 import difflib
 import sys
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 import yaml
 
@@ -29,7 +30,12 @@ def parse(
     first.add_argument('-c', '--config', type=Path)
     path = first.parse_known_args(argv)[0].config or config
     # As words of a command line, so that the parser checks values from a file as it checks those typed.
-    args, unknown = parser.parse_known_args([*(_words(parser, path) if path is not None else []), *argv])
+    words = _words(parser, path) if path is not None else []
+    if words:
+        # Alone first, so that an error says that it is the file's.
+        with _errors_of(parser, path):
+            parser.parse_known_args(words)
+    args, unknown = parser.parse_known_args([*words, *argv])
     if unknown:
         names = [name for action in parser._actions for name in action.option_strings]
         near = difflib.get_close_matches(unknown[0].partition('=')[0], names, n=1)
@@ -37,6 +43,17 @@ def parse(
         parser.error(f'unrecognized arguments: {" ".join(unknown)}.{hint}')
     args.config = path
     return args
+
+
+@contextmanager
+def _errors_of(parser: argparse.ArgumentParser, path: Path) -> Iterator[None]:
+    """Let the parser's errors name a file."""
+    report = parser.error
+    parser.error = lambda message: report(f'--config {path}: {message}')
+    try:
+        yield
+    finally:
+        del parser.error
 
 
 def read_options(parser: argparse.ArgumentParser, path: Path) -> Dict[str, Any]:

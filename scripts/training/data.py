@@ -12,6 +12,8 @@ from torch.utils.data import Dataset
 
 from .digits import digits_folder
 
+# Hugging Face's library has a cache of its own, which --data-dir can replace.
+_CACHED = ('hfds/', 'hfids/')
 # What a split may be called instead, as in timm.
 _SYNONYMS = {'train': ('training',), 'validation': ('val', 'valid', 'eval', 'evaluation')}
 
@@ -26,14 +28,29 @@ def open_split(args: argparse.Namespace, split: str, is_training: bool = False) 
         FileNotFoundError: There is no such split; what there is instead is listed.
     """
     if args.dataset:
-        if not args.data_dir:
-            raise FileNotFoundError(f'--dataset {args.dataset} needs --data-dir, the folder to keep it in.')
-        return create_dataset(args.dataset, root=args.data_dir, split=split, is_training=is_training)
+        if not args.data_dir and not args.dataset.lower().startswith(_CACHED):
+            raise FileNotFoundError(f'--dataset {args.dataset} needs --data-dir, the folder that has or will have it.')
+        return create_dataset(
+            args.dataset,
+            root=args.data_dir,
+            split=split,
+            class_map=args.class_map,
+            is_training=is_training,
+            download=args.dataset_download,
+            batch_size=args.batch_size,
+            # Readers shuffle what they train on by it; what is evaluated stays in order.
+            seed=getattr(args, 'seed', 0),
+            num_samples=args.train_num_samples if is_training else args.val_num_samples,
+            input_key=args.input_key,
+            target_key=args.target_key,
+        )
     root = Path(args.data_dir) if args.data_dir else digits_folder()
     # timm takes the whole folder where it finds no split: the path of the split is found here.
     path = _find_split(root, split)
     check_folders(path)
-    return create_dataset('', root=str(path), search_split=False, is_training=is_training)
+    return create_dataset(
+        '', root=str(path), search_split=False, is_training=is_training, class_map=args.class_map or None,
+    )
 
 
 def _find_split(root: Path, split: str) -> Path:
@@ -127,6 +144,12 @@ def check_folders(root: Path) -> None:
         raise ValueError(f'Folders of classes without an image: {", ".join(empty[:10])}. Fill or remove them.')
 
 
-def data_config(args: argparse.Namespace, model: nn.Module) -> Dict[str, Any]:
-    """Input size, mean, std, crop and interpolation: the options', else the model's."""
-    return resolve_data_config(vars(args), model=model)
+def data_config(args: argparse.Namespace, model: nn.Module, use_test_size: bool = False) -> Dict[str, Any]:
+    """Input size, mean, std, crop and interpolation: the options', else the model's.
+
+    Args:
+        args: Options.
+        model: The network.
+        use_test_size: Take the model's size and crop for tests, where its pretrained weights have one.
+    """
+    return resolve_data_config(vars(args), model=model, use_test_size=use_test_size)

@@ -1,16 +1,17 @@
 """Batches of images."""
 
 import argparse
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 import torch
 from timm.data import create_transform
 from timm.data.loader import PrefetchLoader, fast_collate
-from torch.utils.data import BatchSampler, DataLoader, Dataset, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 from torchvision.transforms import Compose, RandomCrop
 
 from .images import Images
 from .sampler import EpochBatches
+from .streams import StreamBatches, is_stream, read_whole, stream_loader
 
 
 def train_loader(
@@ -20,7 +21,7 @@ def train_loader(
         indices: Optional[Sequence[int]] = None,
         rank: int = 0,
         world_size: int = 1,
-) -> Tuple[PrefetchLoader, EpochBatches]:
+) -> Tuple[PrefetchLoader, Union[EpochBatches, StreamBatches]]:
     """Batches of augmented images; random erasing and Mixup come later, see `Steps`.
 
     Args:
@@ -57,6 +58,9 @@ def train_loader(
     if args.crop_padding:
         crop = RandomCrop(config['input_size'][-2:], padding=args.crop_padding)
         dataset.transform = Compose([crop, dataset.transform])
+    if is_stream(args.dataset):
+        batches = StreamBatches(dataset, args.batch_size, args.seed, args.workers, rank)
+        return stream_loader(args, dataset, config, batches), batches
     images = Images(dataset, indices, args.seed)
     batches = EpochBatches(len(images), args.batch_size, args.seed, rank, world_size)
     if batches.batches == 0:
@@ -75,7 +79,10 @@ def eval_loader(
         rank: int = 0,
         world_size: int = 1,
 ) -> PrefetchLoader:
-    """Batches of all images, in order; of several processes each has its share, and no image comes twice."""
+    """Batches of all images, in order.
+
+    Of several processes each has its share, and no image comes twice; of a stream each has all images.
+    """
     dataset.transform = create_transform(
         config['input_size'],
         interpolation=config['interpolation'],
@@ -85,17 +92,15 @@ def eval_loader(
         crop_mode=config['crop_mode'],
         use_prefetcher=True,
     )
+    if is_stream(args.dataset):
+        read_whole(dataset)
+        return stream_loader(args, dataset, config)
     images = Images(dataset, indices)
     share = [(0, number) for number in range(rank, len(images), world_size)]
     return _loader(args, images, config, BatchSampler(share, args.batch_size, drop_last=False))
 
 
 def _loader(args: argparse.Namespace, images: Images, config: Dict[str, Any], batches: Any) -> PrefetchLoader:
-    if isinstance(images.dataset, IterableDataset):
-        raise ValueError(
-            f'--dataset {args.dataset} can only be read from its beginning, which leaves no way to go on where a run '
-            f'stopped. Use timm\'s own train.py for it.'
-        )
     device = torch.device(args.device)
     loader = DataLoader(
         images,

@@ -9,28 +9,54 @@ from .config import fraction, positive_int
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Options that say which images are read, and how."""
+    """Options that say which images are read."""
     group = parser.add_argument_group('data')
     group.add_argument('--data-dir', metavar='DIR', help='folder with the data (default: handwritten digits)')
     group.add_argument('--dataset', default='', metavar='NAME', help='timm dataset, such as torch/cifar10')
-    group.add_argument('--val-split', default='validation', metavar='NAME', help='split to evaluate after each epoch')
+    group.add_argument('--val-split', default='validation', metavar='NAME', help='split to evaluate on')
+    group.add_argument(
+        '--class-map', default='', metavar='FILE', help='class names, a line each, in the order of their numbers',
+    )
+    group.add_argument(
+        '--dataset-download', action=argparse.BooleanOptionalAction, default=False,
+        help='let --dataset download what --data-dir lacks',
+    )
+    group.add_argument('--input-key', metavar='KEY', help='where a sample of --dataset has its image')
+    group.add_argument('--target-key', metavar='KEY', help='where a sample of --dataset has its label')
+    group.add_argument(
+        '--train-num-samples', type=positive_int, metavar='N', help='images of a stream that does not say how many',
+    )
+    group.add_argument(
+        '--val-num-samples', type=positive_int, metavar='N', help='the same of the split that is evaluated',
+    )
     group.add_argument(
         '--skip-bad-images', action=argparse.BooleanOptionalAction, default=False,
         help='read all images first, and leave out those that cannot be read',
     )
+    group.add_argument('-b', '--batch-size', type=positive_int, default=128, metavar='N')
+    group.add_argument('-j', '--workers', type=int, default=2, metavar='N', help='processes that load data')
+
+
+def add_input_options(parser: argparse.ArgumentParser) -> None:
+    """Options that say what a network is shown of an image."""
+    group = parser.add_argument_group('input')
     group.add_argument('--img-size', type=int, metavar='N', help='image size (default: the model\'s)')
     group.add_argument('--crop-pct', type=float, help='share of the image that evaluation crops')
     group.add_argument('--mean', type=float, nargs='+', help='mean of the pixels (default: the model\'s)')
     group.add_argument('--std', type=float, nargs='+', help='standard deviation of the pixels (default: the model\'s)')
     group.add_argument('--interpolation', default='', help='how images are resized (default: the model\'s)')
-    group.add_argument('-b', '--batch-size', type=positive_int, default=128, metavar='N')
-    group.add_argument('-j', '--workers', type=int, default=2, metavar='N', help='processes that load data')
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Options that say which network is built, and in which precision it runs."""
+def add_model_options(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    """Options that say which network is built, or networks, and in which precision it runs."""
     group = parser.add_argument_group('model')
-    group.add_argument('--model', default='dit_resnet20', metavar='NAME')
+    if several:
+        group.add_argument(
+            '--model', nargs='+', default=['dit_resnet20'], metavar='NAME',
+            help='name, or pattern of names with pretrained weights; several are evaluated one after the other',
+        )
+    else:
+        group.add_argument('--model', default='dit_resnet20', metavar='NAME')
     group.add_argument('--pretrained', action=argparse.BooleanOptionalAction, default=False)
     group.add_argument('--num-classes', type=int, metavar='N', help='default: the number of classes in the data')
     group.add_argument('--model-kwargs', nargs='*', default={}, action=ParseKwargs, metavar='KEY=VALUE')

@@ -26,6 +26,9 @@ class EpochBatches(Sampler):
         world_size: Processes.
     """
 
+    # An epoch can begin at any batch.
+    starts_anywhere = True
+
     def __init__(self, size: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
         self.size, self.batch_size, self.seed = size, batch_size, seed
         self.rank, self.world_size = rank, world_size

@@ -15,19 +15,30 @@ from .weights import load_weights, read_weights
 CLASSES = 'classes'
 
 
-def add_checkpoint_option(parser: argparse.ArgumentParser) -> None:
-    """The option that names trained weights."""
-    parser.add_argument('--checkpoint', type=Path, metavar='FILE', help='weights as safetensors, or a run\'s folder')
+def add_checkpoint_option(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    """The option that names trained weights, of one network or of several."""
+    parser.add_argument(
+        '--checkpoint', type=Path, nargs='+' if several else None, metavar='FILE',
+        help='weights as safetensors, or a run\'s folder' + ('; several are evaluated one after the other' * several),
+    )
 
 
-def parse_with_run(parser: argparse.ArgumentParser, argv: Optional[List[str]] = None) -> argparse.Namespace:
+def parse_with_run(
+        parser: argparse.ArgumentParser, argv: Optional[List[str]] = None, checkpoint: Optional[Path] = None,
+) -> argparse.Namespace:
     """Parse a command line, with the options of the run that wrote `--checkpoint` as defaults.
 
     Ends the process, as a parser does, where weights are neither named nor pretrained.
+
+    Args:
+        parser: A parser with the options of `add_checkpoint_option` and `add_model_options`.
+        argv: Command line; that of the process if None.
+        checkpoint: The one to take where `--checkpoint` names several.
     """
-    first = argparse.ArgumentParser(add_help=False)
-    first.add_argument('--checkpoint', type=Path)
-    checkpoint = first.parse_known_args(argv)[0].checkpoint
+    if checkpoint is None:
+        first = argparse.ArgumentParser(add_help=False)
+        first.add_argument('--checkpoint', type=Path)
+        checkpoint = first.parse_known_args(argv)[0].checkpoint
     if checkpoint is not None and checkpoint.is_dir():
         checkpoint = checkpoint / 'model.safetensors'
     options = checkpoint.with_name('args.yaml') if checkpoint else None

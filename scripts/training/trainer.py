@@ -23,6 +23,7 @@ from .model import build_model
 from .optim import freeze_all_but, parameter_groups, set_training
 from .processes import Processes
 from .steps import Steps
+from .streams import check_options, is_stream, size_of
 from .trained import classes_metadata
 from .weights import DamagedFile, load_weights, read_weights, weights_bytes, write_file
 
@@ -84,6 +85,8 @@ class Trainer:
 
     def _open_data(self) -> None:
         args = self.args
+        if is_stream(args.dataset):
+            check_options(args)
         self.train_set = open_split(args, args.train_split, is_training=True)
         self.train_indices = self.val_indices = None
         if args.val_fraction:
@@ -119,11 +122,12 @@ class Trainer:
         """What will be done, in a few lines."""
         args = self.args
         source = '' if args.data_dir else ' (handwritten digits, for want of --data-dir)'
+        val_size = size_of(self.val_set) if self.val_indices is None else len(self.val_indices)
         total = sum(parameter.numel() for parameter in self.model.parameters())
         part = f' ({self.trained:,} trained)' if self.trained != total else ''
         lines = [
             f'{args.model}: {total:,} parameters{part}, {args.num_classes} classes; '
-            f'{self.sampler.size:,} training and {len(self.val_indices or self.val_set):,} evaluation images{source}; '
+            f'{self.sampler.size:,} training and {val_size:,} evaluation images{source}; '
             f'{args.device}{self.processes.describe()}',
         ]
         if args.skip_bad_images:
@@ -274,8 +278,9 @@ class Trainer:
         return time.perf_counter() - start, (batches - begin) * args.batch_size * self.processes.world_size
 
     def _stop(self, folder: Path, interrupt: Interrupt) -> None:
-        # Processes are not told at the same batch: together they have their last checkpoint.
-        if self.processes.world_size == 1:
+        # Processes are not told at the same batch, and a stream begins at its beginning: both go back to the last
+        # checkpoint.
+        if self.processes.world_size == 1 and (self.sampler.starts_anywhere or not self.batch):
             self.save(folder)
         raise Interrupted(f'{interrupt.requested}: stopped. Go on with --resume {folder}')
 

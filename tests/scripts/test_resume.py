@@ -277,3 +277,20 @@ def test_a_file_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
     assert path.read_bytes() == b'before' and list(tmp_path.iterdir()) == [path]
 
 
+
+
+def test_a_run_that_goes_on_fetches_no_pretrained_weights(image_folder, capsys, monkeypatch):
+    folder = run(image_folder, 'run', '--epochs', '1')
+    options = (folder / 'args.yaml').read_text()
+    (folder / 'args.yaml').write_text(options.replace('pretrained: false', 'pretrained: true'))
+    create_model, asked = timm.create_model, []
+
+    def creating(name, pretrained=False, **kwargs):
+        asked.append(pretrained)
+        return create_model(name, **kwargs)
+
+    monkeypatch.setattr(timm, 'create_model', creating)
+    capsys.readouterr()
+    train.main(['--resume', str(folder)])
+    assert asked == [False]
+    assert 'The run has ended: only its results are written again.' in capsys.readouterr().out

@@ -1,0 +1,40 @@
+"""A network without its quadratic terms, to see what they do."""
+
+from contextlib import contextmanager
+from typing import Iterator, List
+
+import torch
+from torch import nn
+
+from dit_timm import ChannelQuadratic2d
+
+
+@contextmanager
+def without_quadratic(model: nn.Module) -> Iterator[int]:
+    """A network whose quadratic terms are zero, for a while; yields how many it has."""
+    terms = _terms(model)
+    handles = [
+        module.register_forward_hook(lambda module, inputs, output: torch.zeros_like(output)) for module in terms
+    ]
+    try:
+        yield len(terms)
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def remove_quadratic(model: nn.Module) -> None:
+    """Set the weights of all quadratic terms to zero.
+
+    Raises:
+        ValueError: The network has none.
+    """
+    terms = _terms(model)
+    if not terms:
+        raise ValueError(f'{type(model).__name__} has no quadratic term to remove.')
+    for module in terms:
+        nn.init.zeros_(module.weight)
+
+
+def _terms(model: nn.Module) -> List[ChannelQuadratic2d]:
+    return [module for module in model.modules() if isinstance(module, ChannelQuadratic2d)]
