@@ -16,6 +16,7 @@ lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/python scripts/model_table.py --check
 	$(BIN)/python scripts/benchmark_table.py --check
+	$(BIN)/python scripts/make_tables.py --check
 
 # timm's own tests of its models, run against ours. Needs the package index, for timm's source distribution.
 conformance: $(VENV)/installed

@@ -24,11 +24,11 @@ from typing import List, Optional
 import torch
 from benchmarking import model, op, scaling
 from benchmarking.checks import CheckFailed, set_tf32
-from benchmarking.environment import environment
 from benchmarking.options import parse_args
 from benchmarking.results import Row, write_rows
 from benchmarking.tables import table
 from rich.console import Console
+from training.environment import environment
 
 _TABLE_WIDTH = 120
 _PARTS = {'op': op, 'model': model, 'scaling': scaling}

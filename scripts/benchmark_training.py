@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Dict, List, Optional
 
 import torch
-from benchmarking.environment import environment
 from benchmarking.results import Row, write_rows
 from tqdm import tqdm
 from training.config import positive_int
 from training.digits import digits_folder
+from training.environment import environment
 
 BARE, OURS, TIMM = 'bare loop', 'scripts/train.py', 'train.py of timm'
 _SCRIPTS = Path(__file__).parent

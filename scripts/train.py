@@ -4,9 +4,10 @@ Without arguments: dit_resnet20 on scikit-learn's handwritten digits, a few minu
 images: `python scripts/train.py --data-dir DIR --model dit_resnet18 --epochs 100 --lr 0.1`, where DIR holds `train`
 and `validation`, each a folder with a folder for every class, or a .tar of that.
 
-The output folder receives model.safetensors (the weights that are kept), args.yaml (every option), summary.csv (a row
-for each epoch), results.csv (a row for each split that the kept weights were evaluated on), curves.png and
-checkpoints. `--resume FOLDER` goes on with a run that was stopped, and ends with the weights it would have had.
+The output folder receives model.safetensors (the weights that are kept), args.yaml (every option), environment.csv (a
+row for each start: machine and versions), summary.csv (a row for each epoch), results.csv (a row for each split that
+the kept weights were evaluated on), curves.png and checkpoints. `--resume FOLDER` goes on with a run that was stopped,
+and ends with the weights it would have had.
 
 Several processes: `torchrun --nproc_per_node=N scripts/train.py ...`; --batch-size is that of one process.
 """
@@ -22,6 +23,7 @@ from timm.utils import get_outdir, random_seed, setup_default_logging
 from training.checkpoint import list_checkpoints
 from training.config import parse, read_options
 from training.engine import summary_line
+from training.environment import note_environment
 from training.images import UnreadableImage
 from training.interrupt import Interrupted
 from training.options import FREE_OPTIONS, add_data_options, add_input_options, add_model_options, add_training_options
@@ -122,6 +124,7 @@ def run(args: argparse.Namespace, processes: Processes) -> Optional[Dict[str, An
         print(f'{folder} has no checkpoint yet: the run begins.')
     if processes.is_first:
         print(f'writes to {folder}', flush=True)
+        note_environment(folder, args.device)
     results = trainer.fit(folder)
     if processes.is_first:
         chosen = f'best on {trainer.val_name}' if args.val_fraction else 'last'

@@ -76,7 +76,9 @@ def test_validate_agrees_with_a_loop_written_out(image_folder, tmp_path, capsys)
 def test_run_folder(image_folder, tmp_path):
     folder = run(image_folder, tmp_path, '--epochs', '2', '--warmup-epochs', '0', '--experiment', 'name')
     files = sorted(path.name for path in folder.iterdir())
-    assert files == ['args.yaml', 'checkpoints', 'curves.png', 'model.safetensors', 'results.csv', 'summary.csv']
+    assert files == [
+        'args.yaml', 'checkpoints', 'curves.png', 'environment.csv', 'model.safetensors', 'results.csv', 'summary.csv',
+    ]
     assert folder.name == 'name'
     options = yaml.safe_load((folder / 'args.yaml').read_text())
     assert options['num_classes'] == 6 and options['model'] == 'test_dit_resnet'

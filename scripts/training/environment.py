@@ -1,5 +1,6 @@
 """What a number depends on beside the code."""
 
+import csv
 import importlib.metadata
 import os
 import platform
@@ -9,6 +10,10 @@ from typing import Dict
 
 import timm
 import torch
+
+import dit_timm
+
+from .logs import write_csv
 
 
 def environment(device: str) -> Dict[str, str]:
@@ -24,6 +29,16 @@ def environment(device: str) -> Dict[str, str]:
         'timm': timm.__version__,
         'triton': _version('triton'),
     }
+
+
+def note_environment(folder: Path, device: str) -> None:
+    """Add a row to the `environment.csv` of a run, which begins or goes on."""
+    path = folder / 'environment.csv'
+    rows = []
+    if path.is_file():
+        with path.open(newline='') as file:
+            rows = list(csv.DictReader(file))
+    write_csv([*rows, {**environment(device), 'dit_timm': dit_timm.__version__}], path)
 
 
 def _device_name(device: str) -> str:

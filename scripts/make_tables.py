@@ -1,0 +1,98 @@
+"""The README's tables of trained networks, from hub/results/runs.csv, which scripts/record_run.py writes.
+
+`python scripts/make_tables.py` rewrites the block between the markers; `--check` fails if that would change it.
+`python scripts/make_tables.py --plots` draws the pictures beside the CSV.
+"""
+
+import sys
+from pathlib import Path
+from typing import List, Optional
+
+import readme_block
+from zoo.rows import PLAIN, REMOVED, Row, by_seed, groups, paired, read_rows, summary
+
+RESULTS = Path(__file__).parent.parent / 'hub' / 'results'
+_NOTES = {
+    'CIFAR-10 (JPEG q75 copy)':
+        'Every image of this copy of CIFAR-10 was re-encoded as JPEG, quality 75: accuracies are **not** comparable '
+        'with published CIFAR-10 numbers, only with each other.',
+}
+
+
+def tables() -> str:
+    """Markdown: a table for each data set and recipe, a line for each variant of a network."""
+    rows = read_rows(RESULTS / 'runs.csv')
+    if not rows:
+        return 'None yet.'
+    return '\n\n'.join(
+        _table(members) for members in groups(rows, lambda row: (row['data'], row['recipe'], row['options'])).values()
+    )
+
+
+def _table(rows: List[Row]) -> str:
+    lines = [
+        _caption(rows),
+        '',
+        '| network | variant | parameters (M) | runs | top-1 (%) | against plain (points) | top-5 (%) | loss | '
+        'training (min) |',
+        '|---|---|---|---|---|---|---|---|---|',
+    ]
+    for model, of_model in groups(rows, lambda row: row['model']).items():
+        variants = groups(of_model, lambda row: row['variant'])
+        for variant, members in variants.items():
+            lines.append(_line(model, variant, members, variants.get(PLAIN, [])))
+    return '\n'.join(lines)
+
+
+def _caption(rows: List[Row]) -> str:
+    first = rows[0]
+    options = f' with {first["options"]}' if first['options'] else ''
+    seeds = ', '.join(map(str, sorted({int(row['seed']) for row in rows})))
+    chosen = 'the best epoch on images held out of the training data' if first['chosen'] == 'best' else 'the last epoch'
+    sentences = (
+        f'**{first["data"]}.** Recipe `{first["recipe"]}`{options}: {first["epochs"]} epochs, {first["precision"]}, '
+        f'{_all(rows, "device")}, torch {_all(rows, "torch")}, timm {_all(rows, "timm")}.',
+        f'Weights of {chosen}; the {first["split"]} split ({int(first["images"]):,} images) is read once a run.',
+        f'Seeds {seeds}: mean ± standard deviation; differences are between runs with the same seed.',
+        _NOTES.get(first['data'], ''),
+    )
+    return ' '.join(filter(None, sentences))
+
+
+def _line(model: str, variant: str, rows: List[Row], plain: List[Row]) -> str:
+    difference = paired(by_seed(rows), by_seed(plain)) if variant != PLAIN else None
+    minutes = '' if variant == REMOVED else f'{summary(float(row["train_seconds"]) / 60 for row in rows).mean:.0f}'
+    sign = '+' if difference is not None and difference.mean >= 0 else ''
+    cells = (
+        model, variant, f'{int(rows[0]["parameters"]) / 1e6:.3f}', str(len(rows)), str(summary(by_seed(rows).values())),
+        f'{sign}{difference}' if difference else '', str(summary(by_seed(rows, 'top5').values())),
+        f'{summary(by_seed(rows, "loss").values()).mean:.4f}', minutes,
+    )
+    return f'| {" | ".join(cells)} |'
+
+
+def _all(rows: List[Row], name: str) -> str:
+    return ' and '.join(dict.fromkeys(row[name] for row in rows))
+
+
+def draw() -> None:
+    """Draw the pictures of every data set."""
+    from zoo.plots import plot_epochs, plot_parameters
+    rows = [row for row in read_rows(RESULTS / 'runs.csv') if row['variant'] != REMOVED]
+    for (recipe, model), members in groups(rows, lambda row: (row['recipe'], row['model'])).items():
+        plot_epochs(members, RESULTS, RESULTS / f'{Path(recipe).stem}_{model}.png')
+    for recipe, members in groups(rows, lambda row: row['recipe']).items():
+        plot_parameters(members, RESULTS / f'{Path(recipe).stem}_parameters.png')
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Write or check the tables, or draw; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if argv == ['--plots']:
+        draw()
+        return 0
+    return readme_block.main('results', 'scripts/make_tables.py', tables, __doc__, argv)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,84 @@
+"""Results of trained networks: a row of a CSV for each run, and evaluation of it."""
+
+import csv
+import statistics
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
+
+from training.logs import write_csv
+
+Row = Dict[str, str]
+
+COLUMNS = (
+    'run', 'model', 'variant', 'tag', 'data', 'split', 'images', 'seed', 'epochs', 'epoch', 'chosen', 'recipe',
+    'recipe_sha256', 'options', 'precision', 'device', 'threads', 'torch', 'timm', 'parameters', 'top1', 'top5', 'loss',
+    'train_seconds', 'log',
+)
+DIT, PLAIN, REMOVED, FIXED, TRANSPOSED = 'Dit', 'plain', 'Dit, A = 0 after training', 'Dit, A fixed at 0', 'transposed'
+# In the order of the tables.
+VARIANTS = (PLAIN, DIT, REMOVED, FIXED, TRANSPOSED)
+
+
+class Summary(NamedTuple):
+    """Some numbers.
+
+    Attributes:
+        mean: Their mean.
+        deviation: Their standard deviation (n - 1); None of a single one.
+        count: How many there are.
+    """
+    mean: float
+    deviation: Optional[float]
+    count: int
+
+    def __str__(self) -> str:
+        return f'{self.mean:.2f}' if self.deviation is None else f'{self.mean:.2f} ± {self.deviation:.2f}'
+
+
+def summary(values: Iterable[float]) -> Summary:
+    """Summarise at least one number."""
+    values = list(values)
+    return Summary(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+
+
+def read_rows(path: Path) -> List[Row]:
+    """Read the rows of a CSV; none if there is no such file."""
+    if not path.is_file():
+        return []
+    with path.open(newline='') as file:
+        return list(csv.DictReader(file))
+
+
+def add_rows(rows: List[Dict[str, Any]], path: Path) -> None:
+    """Put rows into a CSV, in place of those of the same run, variant and split."""
+    def identity(row: Dict[str, Any]) -> Tuple[str, ...]:
+        return tuple(str(row[name]) for name in ('data', 'model', 'variant', 'recipe', 'seed', 'split'))
+
+    new = {identity(row) for row in rows}
+    kept = [row for row in read_rows(path) if identity(row) not in new]
+    every = [*kept, *({name: str(row[name]) for name in COLUMNS} for row in rows)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_csv(sorted(every, key=_order), path)
+
+
+def _order(row: Row) -> Tuple:
+    return row['data'], row['recipe'], int(row['parameters']), VARIANTS.index(row['variant']), int(row['seed'])
+
+
+def by_seed(rows: Iterable[Row], value: str = 'top1') -> Dict[str, float]:
+    """A number of each row by its seed."""
+    return {row['seed']: float(row[value]) for row in rows}
+
+
+def paired(ours: Dict[str, float], theirs: Dict[str, float]) -> Optional[Summary]:
+    """The differences of runs with the same seed; None if there are none."""
+    seeds = sorted(ours.keys() & theirs.keys())
+    return summary(ours[seed] - theirs[seed] for seed in seeds) if seeds else None
+
+
+def groups(rows: Iterable[Row], key: Callable[[Row], Any]) -> Dict[Any, List[Row]]:
+    """Rows by a key, in the order in which the keys come."""
+    found: Dict[Any, List[Row]] = {}
+    for row in rows:
+        found.setdefault(key(row), []).append(row)
+    return found

@@ -1,0 +1,167 @@
+"""scripts/record_run.py and scripts/make_tables.py: from runs to a CSV, tables and pictures."""
+
+import csv
+import hashlib
+import statistics
+
+import make_tables
+import pytest
+import readme_block
+import record_run
+import timm
+import torch
+import train
+from PIL import Image
+from safetensors.torch import load_file
+from training.environment import environment
+from zoo.rows import COLUMNS, add_rows, paired, read_rows, summary
+
+RECIPE = """
+model: dit_resnet20
+epochs: 2
+warmup_epochs: 0
+batch_size: 6
+lr: 0.02
+quadratic_lr_scale: 10.0
+color_jitter: 0.0
+val_fraction: 0.25
+"""
+
+
+@pytest.fixture
+def trained(write_greys, tmp_path):
+    """Trains with the recipe above; returns a function of name and options to the folder of a run."""
+    data = write_greys(train=(8, 8, 8), test=(5, 5, 5))
+    recipe = tmp_path / 'tiny.yaml'
+    recipe.write_text(RECIPE)
+
+    def run(name, *options):
+        train.main([
+            '--config', str(recipe), '--data-dir', str(data), '--test-split', 'test', '--workers', '0', '--device',
+            'cpu', '--output', str(tmp_path / 'out'), '--experiment', name, *options,
+        ])
+        return tmp_path / 'out' / name
+
+    run.data, run.recipe = data, recipe
+    return run
+
+
+def test_rows_of_runs(trained, tmp_path):
+    table = tmp_path / 'results' / 'runs.csv'
+    runs = [
+        trained('dit', '--seed', '3'),
+        trained('plain', '--seed', '3', '--model-kwargs', 'quadratic=False'),
+        trained('fixed', '--seed', '4', '--train-only', '^(?!.*quadratic)'),
+        trained('transposed', '--seed', '3', '--model-kwargs', 'transposed_quadratic=True', '--lr', '0.01'),
+    ]
+    command = [*map(str, runs), '--data', 'greys', '--csv', str(table)]
+    assert record_run.main(command) == 0
+    rows = {row['variant']: row for row in read_rows(table)}
+    assert set(rows) == {'Dit', 'Dit, A = 0 after training', 'plain', 'Dit, A fixed at 0', 'transposed'}
+    facts = environment('cpu')
+    for row in rows.values():
+        assert list(row) == list(COLUMNS)
+        assert row['recipe_sha256'] == hashlib.sha256(trained.recipe.read_bytes()).hexdigest()
+        assert (row['data'], row['split'], row['images'], row['chosen']) == ('greys', 'test', '15', 'best')
+        assert (row['torch'], row['timm'], row['device']) == (torch.__version__, timm.__version__, facts['device'])
+        assert (table.parent / row['log']).read_bytes() == (tmp_path / 'out' / row['run'] / 'summary.csv').read_bytes()
+    assert rows['transposed']['options'] == 'lr=0.01' and rows['Dit']['options'] == ''
+    assert (rows['Dit']['seed'], rows['Dit, A fixed at 0']['seed']) == ('3', '4')
+    with (runs[0] / 'results.csv').open() as file:
+        test = list(csv.DictReader(file))[-1]
+    assert float(rows['Dit']['loss']) == pytest.approx(float(test['loss']), abs=1e-6)
+    # Once more: the rows are replaced, not doubled.
+    assert record_run.main(command) == 0
+    assert len(read_rows(table)) == 5
+
+
+def test_the_row_without_the_term_is_that_of_the_network_without_it(trained, tmp_path):
+    run, table = trained('dit'), tmp_path / 'runs.csv'
+    assert record_run.main([str(run), '--data', 'greys', '--csv', str(table)]) == 0
+    removed, = (row for row in read_rows(table) if row['variant'].endswith('after training'))
+    model = timm.create_model('dit_resnet20', num_classes=3).eval()
+    weights = load_file(run / 'model.safetensors')
+    weights['layer2.0.quadratic.weight'].zero_()
+    model.load_state_dict(weights)
+    transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
+    paths = sorted((trained.data / 'test').rglob('*.png'))
+    with torch.no_grad():
+        logits = torch.cat([model(transform(Image.open(path).convert('RGB'))[None]) for path in paths])
+    labels = torch.tensor([int(path.parent.name[-1]) for path in paths])
+    assert float(removed['loss']) == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), abs=1e-4)
+    assert float(removed['top1']) == pytest.approx(100 * (logits.argmax(1) == labels).float().mean().item(), abs=1e-4)
+
+
+def test_runs_that_say_too_little_are_refused(trained, tmp_path, capsys):
+    table = ['--data', 'greys', '--csv', str(tmp_path / 'runs.csv')]
+    assert record_run.main([str(tmp_path), *table]) == 1
+    assert 'no folder of a run that has ended: it has no args.yaml' in capsys.readouterr().err
+    run = trained('dit', '--epochs', '1', '--test-split', 'train')
+    (run / 'args.yaml').write_text((run / 'args.yaml').read_text().replace('test_split: train', 'test_split: test'))
+    assert record_run.main([str(run), *table]) == 1
+    assert 'has no result on a test split' in capsys.readouterr().err
+    assert not (tmp_path / 'runs.csv').exists()
+
+
+def row(variant, seed, top1, **values):
+    return {**dict.fromkeys(COLUMNS, ''), **{
+        'model': 'dit_resnet20', 'variant': variant, 'data': 'greys', 'split': 'test', 'images': 15, 'seed': seed,
+        'epochs': 2, 'chosen': 'best', 'recipe': 'tiny.yaml', 'precision': 'float32', 'parameters': 300_000,
+        'top1': top1, 'top5': 99, 'loss': 0.5, 'train_seconds': 120, 'log': f'logs/{variant}{seed}.csv',
+    }, **values}
+
+
+@pytest.fixture
+def results(tmp_path, monkeypatch):
+    """Three seeds of two variants, out of order, and one of a third."""
+    monkeypatch.setattr(make_tables, 'RESULTS', tmp_path)
+    rows = [row('Dit', 2, 91), row('Dit', 0, 90), row('plain', 1, 89), row('plain', 0, 88), row('Dit', 1, 92),
+            row('plain', 2, 90), row('Dit, A = 0 after training', 0, 50)]
+    add_rows(rows, tmp_path / 'runs.csv')
+    (tmp_path / 'logs').mkdir()
+    for name in {made['log'] for made in rows}:
+        (tmp_path / name).write_text('epoch,eval_top1\n0,50\n1,60\n')
+    return tmp_path
+
+
+def test_the_table_pairs_runs_by_seed(results):
+    lines = make_tables.tables().splitlines()
+    differences = [90 - 88, 92 - 89, 91 - 90]
+    deviation = statistics.stdev(differences)
+    assert [line.split(' | ')[1:6] for line in lines[-3:]] == [
+        ['plain', '0.300', '3', '89.00 ± 1.00', ''],
+        ['Dit', '0.300', '3', '91.00 ± 1.00', f'+2.00 ± {deviation:.2f}'],
+        ['Dit, A = 0 after training', '0.300', '1', '50.00', '-38.00'],
+    ]
+    assert 'Seeds 0, 1, 2' in lines[0] and '(15 images) is read once a run' in lines[0]
+
+
+def test_a_note_says_what_the_numbers_are_not(results):
+    add_rows([row('Dit', 0, 90, data='CIFAR-10 (JPEG q75 copy)')], results / 'runs.csv')
+    assert '**not** comparable with published CIFAR-10 numbers' in make_tables.tables()
+
+
+def test_a_table_out_of_date_is_an_error(results, tmp_path, monkeypatch):
+    readme = tmp_path / 'README.md'
+    readme.write_text('<!-- results: generated by scripts/make_tables.py -->\n<!-- /results -->\n')
+    monkeypatch.setattr(readme_block, 'README', readme)
+    assert make_tables.main(['--check']) == 1
+    assert make_tables.main([]) == 0 and make_tables.main(['--check']) == 0
+    add_rows([row('Dit', 0, 90.5)], results / 'runs.csv')
+    assert make_tables.main(['--check']) == 1
+
+
+def test_pictures(results):
+    assert make_tables.main(['--plots']) == 0
+    names = {path.name for path in results.glob('*.png')}
+    assert names == {'tiny_dit_resnet20.png', 'tiny_parameters.png'}
+    pictures = {name: (results / name).read_bytes() for name in names}
+    assert make_tables.main(['--plots']) == 0
+    assert pictures == {name: (results / name).read_bytes() for name in names}
+    for name in names:
+        assert Image.open(results / name).size[0] > 500
+
+
+def test_summaries():
+    assert str(summary([1.])) == '1.00' and str(summary([1., 3.])) == f'2.00 ± {2 ** 0.5:.2f}'
+    assert paired({'0': 2., '5': 1.}, {'0': 1., '7': 9.}).mean == 1 and paired({'0': 2.}, {'1': 1.}) is None
