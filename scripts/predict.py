@@ -26,7 +26,8 @@ from training.data import data_config
 from training.engine import autocast
 from training.options import add_input_options, add_model_options
 from training.trained import add_checkpoint_option, load_trained, parse_with_run, read_classes
-from training.weights import DamagedFile
+
+from dit_timm.models.weight_files import DamagedFile
 
 _TIMEOUT_SECONDS = 20
 _MOST_BYTES = 64 << 20

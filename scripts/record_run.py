@@ -21,8 +21,9 @@ from training.data import data_config, open_split
 from training.engine import evaluate
 from training.loaders import eval_loader
 from training.trained import load_trained
-from training.weights import DamagedFile
 from zoo.rows import DIT, FIXED, PLAIN, REMOVED, TRANSPOSED, add_rows, read_rows
+
+from dit_timm.models.weight_files import DamagedFile
 
 _FACTS = ('device', 'threads', 'torch', 'timm')
 RESULTS = Path(__file__).parent.parent / 'hub' / 'results' / 'runs.csv'

@@ -30,7 +30,8 @@ from training.options import FREE_OPTIONS, add_data_options, add_input_options, 
 from training.processes import Processes
 from training.streams import is_stream
 from training.trainer import Trainer
-from training.weights import DamagedFile, write_file
+
+from dit_timm.models.weight_files import DamagedFile, write_file
 
 _DIGITS_RECIPE = Path(__file__).parent / 'recipes' / 'digits.yaml'
 

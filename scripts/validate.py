@@ -28,7 +28,8 @@ from training.loaders import eval_loader
 from training.logs import write_csv
 from training.options import add_data_options, add_input_options, add_model_options
 from training.trained import add_checkpoint_option, load_trained, parse_with_run
-from training.weights import DamagedFile
+
+from dit_timm.models.weight_files import DamagedFile
 
 _ERRORS = (OSError, ValueError, DamagedFile, UnreadableImage)
 

@@ -22,7 +22,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional
 
 import torch
 
-from .weights import DamagedFile, read_weights, sync_folder, weights_bytes, write_file
+from dit_timm.models.weight_files import DamagedFile, read_weights, sync_folder, weights_bytes, write_file
 
 _FOLDER, _UNFINISHED, _MANIFEST = 'checkpoints', 'unfinished', 'files.json'
 _KEPT = 2

@@ -6,8 +6,9 @@ import io
 from pathlib import Path
 from typing import Any, Dict, List
 
+from dit_timm.models.weight_files import write_file
+
 from .curves import plot_curves
-from .weights import write_file
 
 
 def write_csv(rows: List[Dict[str, Any]], path: Path) -> None:

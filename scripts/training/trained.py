@@ -9,8 +9,9 @@ import yaml
 from safetensors import safe_open
 from torch import nn
 
+from dit_timm.models.weight_files import load_weights, read_weights
+
 from .model import build_model
-from .weights import load_weights, read_weights
 
 CLASSES = 'classes'
 

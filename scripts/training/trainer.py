@@ -12,6 +12,8 @@ from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from torch import nn
 from tqdm import tqdm
 
+from dit_timm.models.weight_files import DamagedFile, load_weights, read_weights, weights_bytes, write_file
+
 from .checkpoint import describe, list_checkpoints, load_checkpoint, save_checkpoint
 from .data import check_classes, class_names, data_config, hold_out, open_split
 from .engine import evaluate
@@ -25,7 +27,6 @@ from .processes import Processes
 from .steps import Steps
 from .streams import check_options, is_stream, size_of
 from .trained import classes_metadata
-from .weights import DamagedFile, load_weights, read_weights, weights_bytes, write_file
 
 # Batches between looks at the loss, which wait for the device.
 _LOOK_EVERY = 50

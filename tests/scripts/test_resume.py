@@ -19,7 +19,8 @@ import train
 from safetensors.torch import save_file
 from training import trainer
 from training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
-from training.weights import DamagedFile, digest, load_weights, read_weights, weights_bytes, write_file
+
+from dit_timm.models.weight_files import DamagedFile, digest, load_weights, read_weights, weights_bytes, write_file
 
 # Everything that has a state: momentum, averaged weights, dropped paths, mixed and erased images, accumulation.
 OPTIONS = [

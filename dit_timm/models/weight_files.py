@@ -119,7 +119,7 @@ def load_weights(model: nn.Module, tensors: Mapping[str, torch.Tensor], source: 
     ]
     if problems:
         raise DamagedFile(
-            f'{source} does not fit the network; {"; ".join(problems)}. Is it of another --model, --num-classes or '
-            f'--img-size?'
+            f'{source} does not fit the network; {"; ".join(problems)}. Is it of another model, number of '
+            f'classes or image size?'
         )
     model.load_state_dict(tensors)

@@ -1,0 +1,4 @@
+"""From the folder of a run to a verified model on the Hugging Face Hub: export, card, push, verify, registry.
+
+`python -m hub --help`, from the checkout; needs the extra `hub`.
+"""

@@ -1,0 +1,146 @@
+"""Command line: `python -m hub COMMAND --help`."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import List, Optional, Tuple
+
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+from dit_timm.models.weight_files import DamagedFile
+
+from . import __doc__ as _doc
+from .card import write_card
+from .export import export
+from .push import plan, push
+from .registry import registry_entry
+from .run import AVERAGED, KEPT, PLAIN, read_run
+from .verify import verify
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog='python -m hub', description=_doc)
+    commands = parser.add_subparsers(dest='command', required=True)
+
+    command = commands.add_parser('export', help='run folder to a folder of weights, config, golden outputs and card')
+    command.add_argument('run', type=Path, metavar='RUN', help='folder that scripts/train.py wrote')
+    command.add_argument('--out', type=Path, required=True, metavar='DIR')
+    command.add_argument('--tag', required=True, help='what the weights are called: says the data, such as cifar10_q75')
+    command.add_argument('--licence', help='of the weights, such as apache-2.0')
+    command.add_argument('--weights', default=KEPT, choices=(KEPT, AVERAGED, PLAIN), help='default: those the run kept')
+    _add_card_options(command)
+
+    command = commands.add_parser('card', help='make the card of an export anew; what is written by hand stays')
+    command.add_argument('run', type=Path, metavar='RUN')
+    command.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder of the export')
+    _add_card_options(command)
+
+    command = commands.add_parser('push', help='publish an export; without --yes say what would be done')
+    command.add_argument('folder', type=Path, metavar='DIR', help='folder of the export')
+    command.add_argument('repo_id', metavar='OWNER/NAME')
+    command.add_argument('--yes', action='store_true', help='do it')
+    command.add_argument('--public', action='store_true', help='let a new repository be public (default: private)')
+    command.add_argument('--revision', default='main', metavar='BRANCH')
+    command.add_argument('--tag', help='git tag for the commit')
+    command.add_argument('--message', default='Weights, config and card', help='of the commit')
+
+    for name, text in (('verify', 'download a model afresh and look at all of it'),
+                       ('registry', 'print the cfg entry of a published model')):
+        command = commands.add_parser(name, help=text)
+        command.add_argument('repo_id', metavar='OWNER/NAME[@REVISION]')
+    return parser
+
+
+def _add_card_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--repo-id', required=True, metavar='OWNER/NAME', help='repository that the card names')
+    parser.add_argument('--data', required=True, metavar='NAME', help='what the data are called')
+    parser.add_argument('--dataset', metavar='ID', help='their id on the Hub, if they have one')
+
+
+def _split(repo_id: str) -> Tuple[str, Optional[str]]:
+    name, _, revision = repo_id.partition('@')
+    return name, revision or None
+
+
+def _export(args: argparse.Namespace) -> int:
+    run = read_run(args.run)
+    export(run, args.out, args.tag, args.licence, args.weights)
+    card = write_card(run, args.out, args.repo_id, args.data, args.dataset)
+    print(f'{args.out}: {", ".join(sorted(path.name for path in args.out.iterdir()))}. Read {card}, then push.')
+    return 0
+
+
+def _card(args: argparse.Namespace) -> int:
+    print(write_card(read_run(args.run), args.out, args.repo_id, args.data, args.dataset))
+    return 0
+
+
+def _push(args: argparse.Namespace) -> int:
+    planned = plan(args.folder, args.repo_id, args.revision)
+    state = 'new repository' if planned.parent is None else f'on top of {planned.parent}'
+    print(f'{args.repo_id}, {args.revision}, {state}')
+    for file in planned.files:
+        print(f'  {"changed  " if file.changed else "unchanged"} {file.size:>12,} bytes  {file.sha256}  {file.name}')
+    print('\n'.join(planned.card_diff))
+    if not args.yes:
+        print('Nothing was sent. --yes publishes.')
+        return 0
+    commit = push(planned, args.message, private=not args.public, tag=args.tag)
+    print(f'commit {commit}' if commit else 'Nothing had changed: no commit.')
+    return _report(args.repo_id, commit or planned.parent)
+
+
+def _verify(args: argparse.Namespace) -> int:
+    return _report(*_split(args.repo_id))
+
+
+def _report(repo_id: str, revision: Optional[str]) -> int:
+    found = verify(repo_id, revision)
+    for text in found.passed:
+        print(f'ok: {text}')
+    for text in found.problems:
+        print(f'PROBLEM: {text}')
+    print(f'{repo_id}@{found.commit}: {"not what was published" if found.problems else "verified"}')
+    return 1 if found.problems else 0
+
+
+def _registry(args: argparse.Namespace) -> int:
+    print(registry_entry(*_split(args.repo_id)))
+    return 0
+
+
+_COMMANDS = {'export': _export, 'card': _card, 'push': _push, 'verify': _verify, 'registry': _registry}
+
+
+def _remedy(error: HfHubHTTPError) -> str:
+    """What to do about a refusal of the Hub, in words."""
+    status = error.response.status_code if error.response is not None else None
+    if isinstance(error, GatedRepoError):
+        return 'The repository is gated: ask for access on its page, and log in (`hf auth login`).'
+    if isinstance(error, RevisionNotFoundError):
+        return 'There is no such revision: name a branch, tag or commit that the repository has.'
+    if isinstance(error, RepositoryNotFoundError):
+        return 'There is no such repository, or it is private: check its name, and log in (`hf auth login`).'
+    remedies = {
+        401: 'Log in: `hf auth login`, or set HF_TOKEN.',
+        403: 'The token may not do this: it needs the right to write to this owner\'s repositories.',
+        412: 'Somebody has committed in the meantime: look at what changed, and push again.',
+        429: 'Too many requests: wait some minutes.',
+    }
+    return remedies.get(status, 'The Hub could not answer: try again later.')
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Run a command; returns the exit code."""
+    args = _parser().parse_args(argv)
+    try:
+        return _COMMANDS[args.command](args)
+    except HfHubHTTPError as error:
+        print(f'error: {str(error).strip().splitlines()[0]} {_remedy(error)}', file=sys.stderr)
+    except (OSError, ValueError, DamagedFile) as error:
+        print(f'error: {error}', file=sys.stderr)
+    return 1
+
+
+if __name__ == '__main__':
+    sys.exit(main())

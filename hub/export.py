@@ -1,0 +1,95 @@
+"""Export: a folder that holds what a repository on the Hub will."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, Optional
+
+import yaml
+from timm.models import save_for_hf
+from torch import nn
+
+from dit_timm import __version__
+from dit_timm.models.golden import TOLERANCE, golden_difference, make_golden
+from dit_timm.models.weight_files import DamagedFile, digest, weights_bytes, write_file
+
+from .run import KEPT, Run, check_finite, input_config, load_model
+
+WEIGHTS, CONFIG, GOLDEN, CARD = 'model.safetensors', 'config.json', 'golden.safetensors', 'README.md'
+OPTIONS = 'args.yaml'
+# Options that name places on the machine of the run.
+_PRIVATE = ('data_dir', 'output', 'experiment', 'device', 'class_map')
+
+
+class LicenceError(ValueError):
+    """The licence of the weights is missing, or another than they came with."""
+
+
+def export(run: Run, out: Path, tag: str, licence: Optional[str] = None, weights: str = KEPT) -> Path:
+    """Write weights, config, options and golden outputs of a run; the card comes from `card.write_card`.
+
+    Args:
+        run: The run.
+        out: The folder; files of an earlier export are replaced.
+        tag: What the weights are called, after the model's name: says the data.
+        licence: Of the weights. Not needed, and not to be changed, where the run began with weights that have one.
+        weights: See `load_model`.
+
+    Raises:
+        LicenceError: See there.
+        DamagedFile: The weights are damaged, not finite, or do not give the same outputs twice.
+        OSError: A file cannot be written.
+    """
+    licence = licence_of(run, licence)
+    model = load_model(run, weights)
+    check_finite(model)
+    config = input_config(run, model)
+    golden = make_golden(model, config['input_size'])
+    if golden_difference(model, golden) > TOLERANCE:
+        raise DamagedFile(f'{run.folder}: float32 outputs differ from those in float64 by more than {TOLERANCE}.')
+    out.mkdir(parents=True, exist_ok=True)
+    metadata = {
+        'format': 'pt', 'model': run.options['model'], 'tag': tag, 'licence': licence, 'dit_timm': __version__,
+        'weights': weights, 'golden_sha256': digest(golden),
+    }
+    if run.classes:
+        metadata['classes'] = json.dumps(run.classes)
+    if run.recipe is not None:
+        metadata.update(recipe=run.recipe.name, recipe_sha256=run.recipe_sha256)
+    write_file(out / WEIGHTS, weights_bytes(model.state_dict(), metadata))
+    write_file(out / GOLDEN, weights_bytes(golden))
+    options = {key: value for key, value in run.options.items() if key not in _PRIVATE}
+    options['config'] = run.recipe.name if run.recipe is not None else None
+    write_file(out / OPTIONS, yaml.safe_dump(options).encode())
+    text = json.dumps(_config(run, model, config, tag, licence), indent=2) + '\n'
+    write_file(out / CONFIG, text.encode())
+    return out
+
+
+def licence_of(run: Run, licence: Optional[str]) -> str:
+    """The licence of a run's weights: that of the weights it began with, else the one given.
+
+    Raises:
+        LicenceError: There is none, or it is to be another.
+    """
+    base = run.base.license if run.base is not None else None
+    if base and licence and licence != base:
+        raise LicenceError(
+            f'The run began with weights of {run.base.hf_hub_id}, licence {base}: they stay under it; got --licence '
+            f'{licence}.'
+        )
+    if not base and not licence:
+        raise LicenceError('The weights have no licence yet: name one with --licence, such as apache-2.0.')
+    return base or licence
+
+
+def _config(run: Run, model: nn.Module, config: Dict[str, Any], tag: str, licence: str) -> Dict[str, Any]:
+    """config.json in timm's format."""
+    names = {'label_names': run.classes} if run.classes else {}
+    with tempfile.TemporaryDirectory() as folder:
+        save_for_hf(model, folder, model_config=names, safe_serialization=True, data_config=config)
+        written = json.loads((Path(folder) / CONFIG).read_text())
+    # It stands at the top already; transformers passes it twice otherwise.
+    written.get('model_args', {}).pop('num_classes', None)
+    written['pretrained_cfg'].update(tag=tag, license=licence, hf_hub_filename=WEIGHTS)
+    return written

@@ -1,0 +1,129 @@
+"""What the folder of a run, as scripts/train.py writes it, says of its network."""
+
+import csv
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional
+
+import timm
+import torch
+import yaml
+from safetensors import safe_open
+from timm.data import resolve_data_config
+from timm.models import get_pretrained_cfg, get_pretrained_cfg_value
+from torch import nn
+
+from dit_timm.models.weight_files import DamagedFile, load_weights, read_weights
+
+# Which weights of a run: those that it kept, or those of its last checkpoint, averaged or not.
+KEPT, AVERAGED, PLAIN = 'kept', 'ema', 'plain'
+_RECIPES = Path(__file__).parent.parent / 'scripts' / 'recipes'
+
+
+class Run(NamedTuple):
+    """A run that has ended.
+
+    Attributes:
+        folder: Its folder.
+        options: The options of scripts/train.py.
+        results: Rows of results.csv, one for each split.
+        environment: Rows of environment.csv, one for each start.
+        classes: Names of the classes in order; None where the data have none.
+    """
+    folder: Path
+    options: Dict[str, Any]
+    results: List[Dict[str, str]]
+    environment: List[Dict[str, str]]
+    classes: Optional[List[str]]
+
+    @property
+    def base(self) -> Optional[timm.models.PretrainedCfg]:
+        """Where the weights came from before the run; None for random ones."""
+        return get_pretrained_cfg(self.options['model']) if self.options['pretrained'] else None
+
+    @property
+    def recipe(self) -> Optional[Path]:
+        """The recipe that the run followed, if it is still there."""
+        named = self.options.get('config')
+        candidates = [Path(named), _RECIPES / Path(named).name] if named else []
+        return next((path for path in candidates if path.is_file()), None)
+
+    @property
+    def recipe_sha256(self) -> Optional[str]:
+        """SHA-256 of the recipe's file."""
+        return hashlib.sha256(self.recipe.read_bytes()).hexdigest() if self.recipe else None
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run's folder.
+
+    Raises:
+        FileNotFoundError: A file is missing: it is no run, or one that has not ended.
+        DamagedFile: The weights are damaged.
+    """
+    for name in ('args.yaml', 'results.csv', 'environment.csv', 'model.safetensors'):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(
+                f'{folder} is no folder of a run that has ended: it has no {name}. scripts/train.py writes such '
+                f'folders.'
+            )
+    read_weights(folder / 'model.safetensors')
+    with safe_open(folder / 'model.safetensors', framework='pt') as file:
+        classes = json.loads((file.metadata() or {}).get('classes', 'null'))
+    return Run(
+        folder, yaml.safe_load((folder / 'args.yaml').read_text()), _rows(folder / 'results.csv'),
+        _rows(folder / 'environment.csv'), classes,
+    )
+
+
+def load_model(run: Run, weights: str = KEPT) -> nn.Module:
+    """Build the network of a run, with its weights.
+
+    Args:
+        run: The run.
+        weights: 'kept' (what the run evaluated last), or of the last checkpoint 'ema' or 'plain'.
+
+    Raises:
+        DamagedFile: They are damaged, or not the network's.
+        FileNotFoundError: The run has no such weights.
+    """
+    options = run.options
+    kwargs = dict(options['model_kwargs'])
+    if options['img_size'] is not None and get_pretrained_cfg_value(options['model'], 'fixed_input_size'):
+        kwargs.setdefault('img_size', options['img_size'])
+    model = timm.create_model(options['model'], num_classes=options['num_classes'], **kwargs)
+    path = _weights_path(run.folder, weights)
+    load_weights(model, read_weights(path), path)
+    return model.eval()
+
+
+def input_config(run: Run, model: nn.Module) -> Dict[str, Any]:
+    """Input size, mean, std, crop and interpolation that the run evaluated with."""
+    return resolve_data_config(dict(run.options), model=model)
+
+
+def _weights_path(folder: Path, weights: str) -> Path:
+    if weights == KEPT:
+        return folder / 'model.safetensors'
+    name = {AVERAGED: 'ema.safetensors', PLAIN: 'model.safetensors'}[weights]
+    paths = sorted((folder / 'checkpoints').glob(f'*/{name}'))
+    if not paths:
+        raise FileNotFoundError(f'{folder} has no checkpoint with {name}; its kept weights are --weights {KEPT}.')
+    return paths[-1]
+
+
+def _rows(path: Path) -> List[Dict[str, str]]:
+    with path.open(newline='') as file:
+        return list(csv.DictReader(file))
+
+
+def check_finite(model: nn.Module) -> None:
+    """Refuse weights that are not numbers.
+
+    Raises:
+        DamagedFile: It names the first.
+    """
+    for name, value in model.state_dict().items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise DamagedFile(f'{name} is not finite: such weights are not published.')
