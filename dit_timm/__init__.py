@@ -18,6 +18,7 @@ from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .layers import ChannelQuadratic2d as ChannelQuadratic2d, DitConv2d as DitConv2d, add_dendrites as add_dendrites
+    from .models.checked import load_pretrained_checked as load_pretrained_checked
     from .ops import available_backends as available_backends, quadratic_form as quadratic_form
 
 # Public names, resolved when they are first used, so that importing the package stays light.
@@ -26,6 +27,7 @@ _LAZY = {
     'DitConv2d': '.layers',
     'add_dendrites': '.layers',
     'available_backends': '.ops',
+    'load_pretrained_checked': '.models.checked',
     'quadratic_form': '.ops',
 }
 
