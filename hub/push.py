@@ -130,7 +130,8 @@ def push(
     api = HfApi(token=token)
     if planned.parent is None:
         api.create_repo(planned.repo_id, private=private)
-        parent = None
+        # The Hub begins a repository with a commit of its own.
+        parent = api.model_info(planned.repo_id).sha
         if planned.revision != 'main':
             api.create_branch(planned.repo_id, branch=planned.revision)
     else:

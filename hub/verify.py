@@ -76,7 +76,7 @@ def _check_files(found: Verification, folder: Path) -> None:
 
 def _check_sums(found: Verification, api: HfApi, cache: str) -> None:
     result = api.verify_repo_checksums(found.repo_id, revision=found.commit, cache_dir=cache)
-    wrong = [mismatch.path for mismatch in result.mismatches] + list(result.missing_paths)
+    wrong = [mismatch['path'] for mismatch in result.mismatches] + list(result.missing_paths)
     if wrong:
         found.problems.append(f'downloaded bytes are not what the repository lists: {", ".join(wrong)}')
     else:

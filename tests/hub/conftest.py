@@ -1,0 +1,78 @@
+"""A Hub on this machine for each test, and the real client in a process of its own."""
+
+import os
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+import train
+from hub_server import HubServer
+from PIL import Image
+
+
+@pytest.fixture(scope='session')
+def trained_run(tmp_path_factory):
+    """The folder of a run that trained a small network on three shades of grey."""
+    folder = tmp_path_factory.mktemp('trained')
+    generator = torch.Generator().manual_seed(0)
+    for split, count in (('train', 8), ('test', 4)):
+        for label in range(3):
+            images = folder / 'data' / split / f'class{label}'
+            images.mkdir(parents=True)
+            for index in range(count):
+                pixels = 80 * label + torch.randint(0, 40, (32, 32, 3), generator=generator)
+                Image.fromarray(pixels.to(torch.uint8).numpy()).save(images / f'{index}.png')
+    train.main([
+        '--data-dir', str(folder / 'data'), '--model', 'test_dit_resnet', '--img-size', '32', '--batch-size', '6',
+        '--workers', '0', '--epochs', '1', '--warmup-epochs', '0', '--lr', '0.01', '--val-fraction', '0.25',
+        '--test-split', 'test', '--model-ema', '--device', 'cpu', '--output', str(folder), '--experiment', 'run',
+    ])
+    return folder / 'run'
+
+
+@pytest.fixture
+def hub():
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture
+def client(tmp_path):
+    """Runs Python code against a server: huggingface_hub reads its settings once, when it is imported."""
+
+    def run(server, code, *args, **env):
+        """Returns the completed process.
+
+        Args:
+            server: The HubServer.
+            code: The source; its arguments are in sys.argv[1:].
+            *args: The arguments, made strings.
+            **env: Environment variables; None removes one. `HF_TOKEN` is the token of the user me, and `HF_HOME` one
+                folder for all clients of a test, unless said otherwise.
+        """
+        # The machine's own settings, tokens, caches and proxies have no part in this.
+        foreign = ('hf_', 'hugging', 'transformers_')
+        variables = {
+            name: value for name, value in os.environ.items()
+            if not name.lower().startswith(foreign) and not name.lower().endswith('_proxy')
+        }
+        variables.update(
+            HF_ENDPOINT=server.endpoint,
+            HF_HUB_DISABLE_PROGRESS_BARS='1',
+            # With it the client makes requests of its own, in between those of a test.
+            HF_HUB_DISABLE_TELEMETRY='1',
+            HF_HUB_DISABLE_XET='1',
+            HF_HOME=tmp_path / 'home',
+            HF_TOKEN='hf_me',
+            OMP_NUM_THREADS='1',
+        )
+        variables.update(env)
+        return subprocess.run(
+            [sys.executable, '-c', textwrap.dedent(code), *map(str, args)],
+            env={name: str(value) for name, value in variables.items() if value is not None},
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100,
+        )
+
+    return run

@@ -1,0 +1,238 @@
+"""`python -m hub`: from the folder of a run to a verified repository, with the real client against a Hub in memory."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from hub_server import Fault
+from huggingface_hub import ModelCard
+from safetensors.torch import load_file
+
+from dit_timm.models.weight_files import read_weights, weights_bytes
+from hub import card
+from hub.export import LicenceError, export
+from hub.push import NotAnExport, plan
+from hub.run import read_run
+
+FILES = ['README.md', 'args.yaml', 'config.json', 'golden.safetensors', 'model.safetensors']
+
+
+@pytest.fixture
+def exported(trained_run, tmp_path):
+    folder = tmp_path / 'export'
+    run = read_run(trained_run)
+    export(run, folder, 'greys', 'mit')
+    card.write_card(run, folder, 'me/greys', 'shades of grey')
+    return folder
+
+
+@pytest.fixture
+def command(client):
+    """Runs `python -m hub` against a server."""
+    def run(server, *args, **env):
+        return client(
+            server, 'import sys; from hub.__main__ import main; sys.exit(main(sys.argv[1:]))', *args,
+            PYTHONPATH=Path(__file__).parents[2], **env,
+        )
+    return run
+
+
+def test_an_export_is_what_the_run_evaluated(exported, trained_run):
+    assert sorted(path.name for path in exported.iterdir()) == FILES
+    weights = load_file(exported / 'model.safetensors')
+    assert all(torch.equal(value, weights[key]) for key, value in load_file(trained_run / 'model.safetensors').items())
+    config = json.loads((exported / 'config.json').read_text())
+    assert config['architecture'] == 'test_dit_resnet' and config['label_names'] == ['class0', 'class1', 'class2']
+    assert config['pretrained_cfg']['license'] == 'mit' and config['pretrained_cfg']['input_size'] == [3, 32, 32]
+    assert 'num_classes' not in config.get('model_args', {})
+    # timm's own loader of folders, and an input of its own.
+    model = timm.create_model(f'local-dir:{exported}', pretrained=True).eval()
+    golden = load_file(exported / 'golden.safetensors')
+    with torch.inference_mode():
+        torch.testing.assert_close(model(golden['input']), golden['logits'], rtol=1e-4, atol=1e-5)
+    # Nothing says where on its machine the run was.
+    for path in exported.iterdir():
+        assert str(trained_run.parent).encode() not in path.read_bytes()
+
+
+def test_the_licence_comes_from_the_weights(trained_run, tmp_path, monkeypatch):
+    run = read_run(trained_run)
+    with pytest.raises(LicenceError, match='no licence yet'):
+        export(run, tmp_path / 'out', 'greys')
+    tuned = run._replace(options={**run.options, 'model': 'dit_resnet50', 'pretrained': True})
+    with pytest.raises(LicenceError, match='timm/resnet50.*licence apache-2.0: they stay under it; got --licence mit'):
+        export(tuned, tmp_path / 'out', 'greys', 'mit')
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_card_keeps_what_was_written_by_hand(exported, trained_run):
+    path = exported / 'README.md'
+    text = path.read_text().replace('A research model', 'Seen by hand: a research model')
+    text = text.replace('library_name: timm', 'library_name: timm\nlanguage: none')
+    text = text.replace('- **GMACs:**', '- **FLOPs:**')
+    path.write_text(f'{text}\n## Thanks\n\nTo nobody.\n')
+    card.write_card(read_run(trained_run), exported, 'me/other', 'shades of grey')
+    new = path.read_text()
+    assert 'Seen by hand: a research model' in new and '## Thanks\n\nTo nobody.' in new and '- **GMACs:**' in new
+    assert 'hf-hub:me/other' in new and 'hf-hub:me/greys' not in new
+    data = ModelCard.load(path).data
+    assert data.language == 'none' and data.license == 'mit' and data.model_name == 'test_dit_resnet.greys'
+    card.write_card(read_run(trained_run), exported, 'me/other', 'shades of grey')
+    assert path.read_text() == new
+
+
+def test_a_card_with_half_a_block_is_refused(exported, trained_run):
+    path = exported / 'README.md'
+    path.write_text(path.read_text().replace('<!-- /generated: usage -->', ''))
+    before = path.read_text()
+    with pytest.raises(ValueError, match=r"the blocks \['usage'\] begin and do not end"):
+        card.write_card(read_run(trained_run), exported, 'me/greys', 'shades of grey')
+    assert path.read_text() == before
+
+
+def test_every_snippet_of_the_card_runs(exported, tmp_path, monkeypatch):
+    from PIL import Image
+    monkeypatch.chdir(tmp_path)
+    Image.new('RGB', (50, 40)).save('photo.jpg')
+    snippets = re.findall(r'```python\n(.*?)```', (exported / 'README.md').read_text(), re.DOTALL)
+    assert len(snippets) == 3
+    for snippet in snippets:
+        assert snippet.startswith('import dit_timm\n')
+        exec(snippet.replace('hf-hub:me/greys', f'local-dir:{exported}'), {})
+
+
+def test_push_publishes_one_commit_and_verifies_it(hub, command, client, exported):
+    dry = command(hub, 'push', exported, 'me/greys')
+    assert dry.returncode == 0, dry.stderr
+    for text in ('new repository', 'Nothing was sent', '+# test_dit_resnet.greys'):
+        assert text in dry.stdout
+    assert hub.repos == {} and not [request for request in hub.requests if request.method not in ('GET', 'HEAD')]
+
+    pushed = command(hub, 'push', exported, 'me/greys', '--yes', '--tag', 'v1')
+    assert pushed.returncode == 0, pushed.stdout + pushed.stderr
+    assert 'me/greys@' in pushed.stdout and pushed.stdout.rstrip().endswith('verified')
+    assert 'hf_me' not in pushed.stdout + pushed.stderr
+    repo = hub.repos['me/greys']
+    assert repo.private and set(repo.tags) == {'v1'}
+    assert {path: content for path, content in hub.files('me/greys').items() if path != '.gitattributes'} == {
+        name: (exported / name).read_bytes() for name in FILES
+    }
+    head = repo.branches['main']
+
+    again = command(hub, 'push', exported, 'me/greys', '--yes')
+    assert again.returncode == 0 and 'Nothing had changed: no commit.' in again.stdout
+    assert repo.branches['main'] == head
+
+    golden = load_file(exported / 'golden.safetensors')
+    loaded = client(hub, '''
+        import sys, timm, torch
+        from safetensors.torch import load_file, save_file
+        model = timm.create_model('hf-hub:me/greys@v1', pretrained=True).eval()
+        with torch.inference_mode():
+            save_file({'logits': model(load_file(sys.argv[1])['input'])}, sys.argv[2])
+    ''', exported / 'golden.safetensors', exported.parent / 'logits.safetensors')
+    assert loaded.returncode == 0, loaded.stderr
+    ours = timm.create_model(f'local-dir:{exported}', pretrained=True).eval()
+    with torch.inference_mode():
+        expected = ours(golden['input'])
+    logits = load_file(exported.parent / 'logits.safetensors')['logits']
+    # The client has one thread, which may sum in another order.
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_somebody_else_s_commit_in_between_is_a_conflict(hub, command, exported):
+    assert command(hub, 'push', exported, 'me/greys', '--yes').returncode == 0
+    weights = read_weights(exported / 'model.safetensors')
+    (exported / 'model.safetensors').write_bytes(weights_bytes({key: value + 1 for key, value in weights.items()}))
+
+    def commit_first(method, path):
+        if method == 'POST' and '/commit/' in path and len(hub.repos['me/greys'].branches) == 1:
+            hub.faults = []
+            hub.put('me/greys', {'notes.txt': b'somebody else'})
+
+    hub.faults = commit_first
+    pushed = command(hub, 'push', exported, 'me/greys', '--yes')
+    assert pushed.returncode == 1 and 'Somebody has committed in the meantime' in pushed.stderr
+    files = hub.files('me/greys')
+    assert files['notes.txt'] == b'somebody else' and files['model.safetensors'] != (
+        exported / 'model.safetensors').read_bytes()
+
+
+@pytest.mark.parametrize('status, private, token, message', [
+    (401, False, None, 'Log in'), (403, False, 'hf_other', 'may not do this'), (None, False, 'hf_wrong', 'Log in'),
+])
+def test_refusals_say_what_to_do(hub, command, exported, status, private, token, message):
+    pushed = command(hub, 'push', exported, 'me/greys', '--yes', HF_TOKEN=token)
+    assert pushed.returncode == 1 and message in pushed.stderr and 'Traceback' not in pushed.stderr
+    assert 'me/greys' not in hub.repos
+
+
+def test_what_is_no_export_is_not_pushed(exported):
+    (exported / 'optimizer.pt').write_bytes(b'')
+    (exported / 'golden.safetensors').unlink()
+    with pytest.raises(NotAnExport, match=r"missing \['golden.safetensors'\], not of an export \['optimizer.pt'\]"):
+        plan(exported, 'me/greys')
+
+
+def flip(content):
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+def verify_after(hub, command, exported, **changed):
+    """Publish the export with other files; returns what verify says."""
+    files = {name: (exported / name).read_bytes() for name in FILES}
+    hub.put('me/greys', {**files, **{name.replace('__', '.'): content for name, content in changed.items()}})
+    return command(hub, 'verify', 'me/greys')
+
+
+def test_verify_finds_a_corrupted_blob_of_the_same_size(hub, command, exported):
+    hub.faults = [Fault('GET', 'model.safetensors', body=flip)]
+    found = verify_after(hub, command, exported)
+    assert found.returncode == 1 and 'not what the repository lists: model.safetensors' in found.stdout
+
+
+@pytest.mark.parametrize('name, change, message', [
+    ('model__safetensors', lambda content: content[:-4], 'no whole safetensors file'),
+    ('model__safetensors', flip, 'is damaged'),
+    ('golden__safetensors',
+     lambda content: weights_bytes({'input': torch.ones(2, 3, 32, 32), 'logits': torch.ones(2, 3)}),
+     'not the one that model.safetensors was exported with'),
+    ('config__json', lambda content: content.replace(b'"num_classes": 3', b'"num_classes": 4'), 'cannot be loaded'),
+    ('config__json', lambda content: content.replace(b'"mit"', b'"apache-2.0"'), "the card says licence 'mit'"),
+    ('README__md', lambda content: content.replace(b'test_dit_resnet.greys', b'resnet50.a1_in1k'),
+     'the card says model'),
+    ('extra__pkl', lambda content: b'cos\nsystem\n', 'files that can execute code: extra.pkl'),
+])
+def test_verify_finds_what_does_not_fit(hub, command, exported, name, change, message):
+    path = exported / name.replace('__', '.')
+    found = verify_after(hub, command, exported, **{name: change(path.read_bytes() if path.exists() else b'')})
+    assert found.returncode == 1 and message in found.stdout, found.stdout + found.stderr
+
+
+@pytest.mark.parametrize('name, message', [
+    ('me/nothing', 'no such repository'), ('me/greys@v9', 'no such revision'),
+])
+def test_verify_of_what_is_not_there(hub, command, exported, name, message):
+    hub.put('me/greys', {'config.json': b'{}'})
+    found = command(hub, 'verify', name)
+    assert found.returncode == 1 and message in found.stderr and 'Traceback' not in found.stderr
+
+
+def test_the_registry_s_entry_loads_the_published_weights(hub, command, client, exported):
+    files = {name: (exported / name).read_bytes() for name in FILES}
+    commit = hub.put('me/greys', files)
+    printed = command(hub, 'registry', 'me/greys')
+    assert printed.returncode == 0, printed.stderr
+    loaded = client(hub, '''
+        import sys, timm
+        from timm.models import generate_default_cfgs, register_model
+        entry = eval('{' + sys.argv[1] + '}', {'_cfg': dict})
+        (name, cfg), = entry.items()
+        model = timm.create_model(name.split('.')[0], pretrained=True, pretrained_cfg=cfg)
+        print(name, cfg['hf_hub_id'], model.num_classes, model.pretrained_cfg['license'])
+    ''', printed.stdout)
+    assert loaded.returncode == 0, loaded.stderr
+    assert loaded.stdout.split() == ['test_dit_resnet.greys', f'me/greys@{commit}', '3', 'mit']
