@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import List, Optional, Tuple
 
-import httpx
+import httpx2
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
 from dit_timm.models.weight_files import DamagedFile
@@ -138,7 +138,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         return _COMMANDS[args.command](args)
     except HfHubHTTPError as error:
         print(f'error: {str(error).strip().splitlines()[0]} {_remedy(error)}', file=sys.stderr)
-    except httpx.TransportError as error:
+    except httpx2.TransportError as error:
         print(
             f'error: the connection to the Hub was lost ({error}). What was sent may have arrived: the same push again '
             f'makes no second commit.', file=sys.stderr,

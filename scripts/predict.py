@@ -11,7 +11,7 @@ import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Iterator, List, NamedTuple, Optional, Tuple
+from typing import List, NamedTuple, Optional
 
 import torch
 from PIL import Image
@@ -21,7 +21,7 @@ from timm.data import create_transform, get_img_extensions
 from timm.utils import setup_default_logging
 from torch import nn
 from training.ablation import without_quadratic
-from training.config import positive_int
+from training.config import Parser, positive_int
 from training.data import data_config
 from training.engine import autocast
 from training.options import add_input_options, add_model_options
@@ -64,27 +64,44 @@ def predict(model: nn.Module, image: torch.Tensor, args: argparse.Namespace, top
     return Prediction(classes.tolist(), probabilities.tolist(), share)
 
 
-def open_images(names: List[str]) -> Iterator[Tuple[str, Image.Image]]:
-    """Read images by name: files, folders of them, URLs.
+def find_images(names: List[str]) -> List[str]:
+    """Names of images: files and URLs as they come, folders as the images in them.
 
     Raises:
-        OSError: A name is none of these, or what is there is no image; the message names it.
+        OSError: A name is none of these, or a folder without an image.
     """
+    found = []
     for name in names:
         path = Path(name)
-        if name.startswith(('http://', 'https://')):
-            yield name, _decode(name, io.BytesIO(_download(name)))
-        elif path.is_dir():
+        if path.is_dir():
             extensions = get_img_extensions()
-            files = sorted(file for file in path.rglob('*') if file.suffix.lower() in extensions)
+            files = sorted(str(file) for file in path.rglob('*') if file.suffix.lower() in extensions)
             if not files:
                 raise OSError(f'{name} holds no image.')
-            for file in files:
-                yield str(file), _decode(str(file), file)
-        elif path.is_file():
-            yield name, _decode(name, path)
+            found += files
+        elif path.is_file() or _is_url(name):
+            found.append(name)
         else:
             raise OSError(f'{name} is no file, no folder and no URL.')
+    return found
+
+
+def read_image(name: str) -> Image.Image:
+    """Read a file or URL.
+
+    Raises:
+        OSError: It cannot be had, or is no image; the message names it.
+    """
+    source = io.BytesIO(_download(name)) if _is_url(name) else name
+    try:
+        with Image.open(source) as image:
+            return image.convert('RGB')
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise OSError(f'{name} cannot be read as an image: {error}') from error
+
+
+def _is_url(name: str) -> bool:
+    return name.startswith(('http://', 'https://'))
 
 
 def _download(url: str) -> bytes:
@@ -98,18 +115,10 @@ def _download(url: str) -> bytes:
     return content
 
 
-def _decode(name: str, source) -> Image.Image:
-    try:
-        with Image.open(source) as image:
-            return image.convert('RGB')
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise OSError(f'{name} cannot be read as an image: {error}') from error
-
-
-def main(argv: Optional[List[str]] = None) -> None:
-    """Classify and print."""
+def main(argv: Optional[List[str]] = None) -> int:
+    """Classify and print; returns the exit code, 1 if an image could not be read."""
     setup_default_logging()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument('images', nargs='+', metavar='IMAGE')
     parser.add_argument('--topk', type=positive_int, default=5, metavar='N', help='classes to print')
     add_checkpoint_option(parser)
@@ -124,7 +133,14 @@ def main(argv: Optional[List[str]] = None) -> None:
         crop_pct=config['crop_pct'], crop_mode=config['crop_mode'],
     )
     view = Table('image', 'class', 'probability', 'of it quadratic')
-    for name, image in open_images(args.images):
+    unread = 0
+    for name in find_images(args.images):
+        try:
+            image = read_image(name)
+        except OSError as error:
+            unread += 1
+            print(f'error: {error}', file=sys.stderr)
+            continue
         prediction = predict(model, transform(image), args, args.topk)
         share = '' if prediction.quadratic_share is None else f'{100 * prediction.quadratic_share:.1f} %'
         for place, (number, probability) in enumerate(zip(prediction.classes, prediction.probabilities)):
@@ -133,10 +149,11 @@ def main(argv: Optional[List[str]] = None) -> None:
                 end_section=place + 1 == len(prediction.classes),
             )
     Console(width=None if sys.stdout.isatty() else 120).print(view)
+    return 1 if unread else 0
 
 
 if __name__ == '__main__':
     try:
-        main()
+        sys.exit(main())
     except (OSError, DamagedFile) as error:
         sys.exit(f'error: {error}')

@@ -21,10 +21,10 @@ from typing import Any, Dict, List, Optional
 import yaml
 from timm.utils import get_outdir, random_seed, setup_default_logging
 from training.checkpoint import list_checkpoints
-from training.config import parse, read_options
+from training.config import Parser, parse, read_options
 from training.engine import summary_line
 from training.environment import note_environment
-from training.images import UnreadableImage
+from training.images import UnreadableImage, plain_message
 from training.interrupt import Interrupted
 from training.options import FREE_OPTIONS, add_data_options, add_input_options, add_model_options, add_training_options
 from training.processes import Processes
@@ -38,7 +38,7 @@ _DIGITS_RECIPE = Path(__file__).parent / 'recipes' / 'digits.yaml'
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Parse the command line; without arguments, the recipe for the digits."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument('-c', '--config', type=Path, metavar='FILE', help='YAML file that sets any option')
     add_data_options(parser)
     add_input_options(parser)
@@ -54,6 +54,9 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
         if args.config is None and not args.data_dir and not args.dataset:
             args = parse(parser, argv, config=_DIGITS_RECIPE)
     _check(parser, args)
+    if args.data_dir and '://' not in args.data_dir and '::' not in args.data_dir:
+        # So that a run can be gone on with, and evaluated, from any folder.
+        args.data_dir = str(Path(args.data_dir).absolute())
     return args
 
 
@@ -126,7 +129,11 @@ def run(args: argparse.Namespace, processes: Processes) -> Optional[Dict[str, An
     if processes.is_first:
         print(f'writes to {folder}', flush=True)
         note_environment(folder, args.device)
-    results = trainer.fit(folder)
+    try:
+        results = trainer.fit(folder)
+    except KeyboardInterrupt:
+        # While nothing is trained: at the first save, or at the last evaluation.
+        raise Interrupted('SIGINT', folder, processes.world_size) from None
     if processes.is_first:
         chosen = f'best on {trainer.val_name}' if args.val_fraction else 'last'
         print(f'epoch {results["epoch"] + 1}, the {chosen}; on {results["split"]}: loss {results["loss"]:.4f}')
@@ -143,9 +150,10 @@ def main(argv: Optional[List[str]] = None) -> None:
     try:
         run(args, processes)
     except (ValueError, DamagedFile, UnreadableImage, FloatingPointError, ImportError) as error:
-        sys.exit(f'error: {error}')
+        sys.exit(f'error: {plain_message(error)}')
     except Interrupted as stopped:
-        print(stopped, flush=True)
+        if processes.is_first:
+            print(stopped, flush=True)
         # What a shell expects of a program that Ctrl-C ended.
         sys.exit(130)
     finally:

@@ -1,8 +1,9 @@
 """Evaluate checkpoints, or pretrained weights.
 
 `python scripts/validate.py --checkpoint RUN` evaluates what scripts/train.py wrote with the options in RUN/args.yaml:
-the same data, precision and batch size, and hence the same numbers. Options override them. Several runs, or several
-pretrained models (`--pretrained --model 'dit_resnet*'`), are evaluated one after the other.
+the same data, precision and batch size, and hence the numbers of the last row of its results.csv: on the test split,
+else on the images held out, else on the validation split. Options override them. Several runs, or several pretrained
+models (`--pretrained --model 'dit_resnet*'`), are evaluated one after the other.
 
 ImageNet and its variants: `--valid-labels imagenet_a` or `imagenet_r` for ImageNet-A and -R, `--real-labels` for ReaL;
 ImageNet-V2 and -Sketch need a folder named by `--data-dir` and nothing else.
@@ -19,10 +20,11 @@ from timm.data import RealLabelsImagenet
 from timm.layers import apply_test_time_pool
 from timm.utils import setup_default_logging
 from training.ablation import remove_quadratic
+from training.config import Parser
 from training.confusion import Confusion
-from training.data import class_names, data_config, open_split
+from training.data import class_names, data_config, open_evaluated
 from training.engine import evaluate, summary_line
-from training.images import UnreadableImage, unreadable
+from training.images import UnreadableImage, plain_message, unreadable
 from training.labels import SomeClasses, read_valid_labels
 from training.loaders import eval_loader
 from training.logs import write_csv
@@ -35,9 +37,12 @@ _ERRORS = (OSError, ValueError, DamagedFile, UnreadableImage)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     add_checkpoint_option(parser, several=True)
-    parser.add_argument('--results-file', type=Path, metavar='FILE', help='write CSV rows as timm\'s validate.py does')
+    parser.add_argument(
+        '--results-file', type=Path, metavar='FILE',
+        help='write CSV rows as timm\'s validate.py does, in place of what was there',
+    )
     parser.add_argument('--per-class', type=Path, metavar='FILE', help='write a CSV row for each class')
     parser.add_argument('--confusion', type=Path, metavar='FILE', help='draw the confusion matrix, as a PNG')
     parser.add_argument(
@@ -98,11 +103,11 @@ def _of_model(args: argparse.Namespace, name: str) -> argparse.Namespace:
 
 def validate(args: argparse.Namespace) -> Dict[str, Any]:
     """Evaluate one network, and write what the options ask for; returns its row of results, as timm's."""
-    dataset = open_split(args, args.val_split)
-    indices = None
+    dataset, indices = open_evaluated(args)
     if args.skip_bad_images:
-        bad = set(unreadable(dataset, range(len(dataset)), args.workers))
-        indices = [index for index in range(len(dataset)) if index not in bad]
+        indices = range(len(dataset)) if indices is None else indices
+        bad = set(unreadable(dataset, indices, args.workers))
+        indices = [index for index in indices if index not in bad]
         print(f'images that cannot be read and are left out: {len(bad)}')
     classes = class_names(dataset)
     valid = read_valid_labels(args.valid_labels) if args.valid_labels else None
@@ -144,15 +149,16 @@ def validate(args: argparse.Namespace) -> Dict[str, Any]:
         'model': args.model, 'top1': top1, 'top1_err': round(100 - top1, 4), 'top5': top5,
         'top5_err': round(100 - top5, 4), 'param_count': round(parameters / 1e6, 2),
         'img_size': config['input_size'][-1], 'crop_pct': config['crop_pct'],
-        'interpolation': config['interpolation'],
+        'interpolation': config['interpolation'], 'split': args.val_split, 'loss': round(metrics['loss'], 4),
+        'weights': str(args.checkpoint or 'pretrained'),
     }
 
 
 def _real_labels(args: argparse.Namespace, dataset: Any) -> Optional[RealLabelsImagenet]:
     if args.real_labels is None:
         return None
-    if args.skip_bad_images:
-        raise ValueError('--real-labels goes by the number of each image: --skip-bad-images cannot leave some out.')
+    if args.skip_bad_images or ' of ' in args.val_split:
+        raise ValueError('--real-labels goes by the number of each image: none can be left out.')
     try:
         return RealLabelsImagenet(dataset.filenames(basename=True), real_json=args.real_labels or None)
     except AssertionError as error:
@@ -171,7 +177,8 @@ def main(argv: Optional[List[str]] = None) -> int:
             rows.append(validate(args))
         except _ERRORS as error:
             failed += 1
-            print(f'error: {args.checkpoint or args.model}: {error}', file=sys.stderr)
+            name, message = str(args.checkpoint or args.model), plain_message(error)
+            print(f'error: {message if name in message else f"{name}: {message}"}', file=sys.stderr)
             continue
         if args.results_file is not None:
             # After each, so that what was evaluated is there whatever the next one does.

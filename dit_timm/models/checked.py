@@ -12,6 +12,7 @@ import re
 from pathlib import Path
 from typing import Any, Dict, NamedTuple, Optional
 
+import httpx2
 import timm
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (
@@ -145,9 +146,9 @@ def _download(
         path = Path(hf_hub_download(repository, filename, revision=revision, cache_dir=cache_dir))
     except (HfHubHTTPError, EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise NoWeights(f'{name}: {_remedy(error, filename)}') from error
-    except ValueError as error:
-        # The client's word for a cut connection, and for names that cannot be.
-        raise NoWeights(f'{name}: {filename} could not be downloaded: {error}') from error
+    except (httpx2.TransportError, ValueError) as error:
+        # A connection that broke, and the client's word for names that cannot be.
+        raise NoWeights(f'{name}: {filename} could not be downloaded: {error}. Try again.') from error
     stored = os.path.basename(os.path.realpath(path))
     known = _SHA256.fullmatch(stored) or _BLOB_ID.fullmatch(stored)
     return _Source(path, f'{name}, {filename}', sha256 or (stored if known else None))

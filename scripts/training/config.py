@@ -5,9 +5,20 @@ import difflib
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, Iterator, List, NoReturn, Optional
 
 import yaml
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are a line, not a page of all options."""
+
+    def __init__(self, description: Optional[str]) -> None:
+        super().__init__(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and end."""
+        self.exit(2, f'{self.prog}: error: {message}\nSee {self.prog} --help for all options.\n')
 
 
 def parse(

@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.model_selection import train_test_split
 from timm.data import create_dataset, get_img_extensions, resolve_data_config
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 from .digits import digits_folder
 
@@ -63,7 +63,7 @@ def _find_split(root: Path, split: str) -> Path:
     found = sorted(path.name for path in root.iterdir())
     raise FileNotFoundError(
         f'--data-dir {root} has no split {split!r}, neither a folder nor a .tar; it has {found[:10]}. '
-        f'--train-split and --val-split name the splits.'
+        f'--train-split, --val-split and --test-split name the splits.'
     )
 
 
@@ -82,6 +82,20 @@ def labels(dataset: Dataset) -> Optional[np.ndarray]:
     if found is None:
         found = [sample[1] for sample in getattr(reader, 'samples', ())] or getattr(dataset, 'targets', None)
     return None if found is None or len(found) != len(dataset) else np.asarray(found)
+
+
+def held_out_name(share: float, split: str) -> str:
+    """What the images that `hold_out` takes from a split are called, in results and by --val-split of evaluation."""
+    return f'{share} of {split}'
+
+
+def open_evaluated(args: argparse.Namespace) -> Tuple[Dataset, Optional[List[int]]]:
+    """Open `--val-split`, a split or the images that a run held out; returns it and its images, None for all."""
+    share, _, split = args.val_split.partition(' of ')
+    if not split:
+        return open_split(args, args.val_split), None
+    dataset = open_split(args, split)
+    return dataset, hold_out(dataset, float(share))[1]
 
 
 def hold_out(dataset: Dataset, share: float) -> Tuple[List[int], List[int]]:
@@ -114,6 +128,8 @@ def check_classes(train_set: Dataset, val_set: Dataset, num_classes: Optional[in
     """
     classes = class_names(train_set)
     if classes is None:
+        if num_classes is None and isinstance(train_set, IterableDataset):
+            raise ValueError('The data do not say how many classes they have: name --num-classes.')
         return num_classes
     if num_classes is not None and num_classes < len(classes):
         raise ValueError(f'--num-classes is {num_classes}, but the training data have {len(classes)} classes.')

@@ -18,6 +18,14 @@ class UnreadableImage(Exception):
     """An image of the data cannot be read; the message names its file."""
 
 
+def plain_message(error: Exception) -> str:
+    """The message of an error, without the traceback that torch puts around one from a worker."""
+    text = str(error).strip()
+    if not text.startswith('Caught '):
+        return text
+    return text.splitlines()[-1].partition(': ')[2]
+
+
 class Images(Dataset):
     """Some images of a data set of timm's, each with its label.
 

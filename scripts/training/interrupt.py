@@ -1,6 +1,7 @@
 """Stopping when asked to: Ctrl-C and SIGTERM are remembered until the run stands where it can be saved."""
 
 import signal
+from pathlib import Path
 from types import FrameType
 from typing import Optional
 
@@ -31,4 +32,14 @@ class Interrupt:
 
 
 class Interrupted(Exception):
-    """A run stopped where it was asked to, and can go on; the message says how."""
+    """A run stopped where it was asked to, and can go on; the message says how.
+
+    Args:
+        signal_name: What asked.
+        folder: The folder of the run.
+        processes: How many it needs to go on.
+    """
+
+    def __init__(self, signal_name: str, folder: Path, processes: int = 1) -> None:
+        together = f' and torchrun, {processes} processes' if processes > 1 else ''
+        super().__init__(f'{signal_name}: stopped. Go on with --resume {folder}{together}')

@@ -11,7 +11,7 @@ from torchvision.transforms import Compose, RandomCrop
 
 from .images import Images
 from .sampler import EpochBatches
-from .streams import StreamBatches, is_stream, read_whole, stream_loader
+from .streams import StreamBatches, check_labels, check_shards, is_stream, read_whole, stream_loader
 
 
 def train_loader(
@@ -59,6 +59,8 @@ def train_loader(
         crop = RandomCrop(config['input_size'][-2:], padding=args.crop_padding)
         dataset.transform = Compose([crop, dataset.transform])
     if is_stream(args.dataset):
+        check_shards(dataset, args.workers, world_size)
+        check_labels(dataset, args.num_classes)
         batches = StreamBatches(dataset, args.batch_size, args.seed, args.workers, rank)
         return stream_loader(args, dataset, config, batches), batches
     images = Images(dataset, indices, args.seed)
@@ -94,6 +96,8 @@ def eval_loader(
     )
     if is_stream(args.dataset):
         read_whole(dataset)
+        if args.num_classes is not None:
+            check_labels(dataset, args.num_classes)
         return stream_loader(args, dataset, config)
     images = Images(dataset, indices)
     share = [(0, number) for number in range(rank, len(images), world_size)]

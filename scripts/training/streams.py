@@ -48,6 +48,38 @@ def check_options(args: argparse.Namespace) -> None:
         raise ValueError(f'--dataset {args.dataset} is a stream and needs --workers 1 or more; got {args.workers}.')
 
 
+def check_shards(dataset: IterableDataset, workers: int, world_size: int) -> None:
+    """Refuse more workers than there are shards: some would have nothing to read.
+
+    Raises:
+        ValueError: It says how many there are.
+    """
+    files = getattr(getattr(dataset.reader, 'split_info', None), 'filenames', None)
+    if files is not None and len(files) < workers * world_size:
+        processes = f' in each of {world_size} processes' if world_size > 1 else ''
+        raise ValueError(
+            f'The training data have {len(files)} shards, too few for --workers {workers}{processes}: lower --workers, '
+            f'or write the data into more shards.'
+        )
+
+
+class _Label:
+    """A label, seen to be one of the network's classes."""
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+
+    def __call__(self, label: int) -> int:
+        if not 0 <= label < self.num_classes:
+            raise ValueError(f'The data have the label {label}; --num-classes is {self.num_classes}.')
+        return label
+
+
+def check_labels(dataset: IterableDataset, num_classes: int) -> None:
+    """Let a stream refuse labels that are no class of the network, when they come."""
+    dataset.target_transform = _Label(num_classes)
+
+
 def read_whole(dataset: IterableDataset) -> None:
     """Let each of several processes read a stream to its end, for evaluation.
 

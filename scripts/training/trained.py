@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, List, Mapping, Optional, Tuple
 
 import yaml
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from dit_timm.models.weight_files import load_weights, read_weights
 
+from .data import held_out_name
 from .model import build_model
 
 CLASSES = 'classes'
@@ -48,6 +49,9 @@ def parse_with_run(
         run: Mapping[str, Any] = yaml.safe_load(options.read_text())
         # The weights come from the checkpoint, not from where the run started.
         parser.set_defaults(**{key: value for key, value in run.items() if key in known and key != 'pretrained'})
+        parser.set_defaults(val_split=_split_of(run))
+    elif checkpoint is not None and checkpoint.is_file():
+        parser.set_defaults(**_named_model(checkpoint))
     args = parser.parse_args(argv)
     args.checkpoint = checkpoint
     if checkpoint is None and not args.pretrained:
@@ -55,6 +59,24 @@ def parse_with_run(
     if checkpoint is not None and not checkpoint.is_file():
         parser.error(f'--checkpoint {checkpoint} is not a file.')
     return args
+
+
+def _split_of(run: Mapping[str, Any]) -> str:
+    """The split that a run's last results are of."""
+    if run['test_split']:
+        return run['test_split']
+    return held_out_name(run['val_fraction'], run['train_split']) if run['val_fraction'] else run['val_split']
+
+
+def _named_model(checkpoint: Path) -> Mapping[str, str]:
+    """The model that a file of weights names, if it does."""
+    try:
+        with safe_open(checkpoint, framework='pt') as file:
+            metadata = file.metadata() or {}
+    except (SafetensorError, ValueError):
+        # Of damaged files speaks who loads them.
+        return {}
+    return {'model': metadata['model']} if 'model' in metadata else {}
 
 
 def load_trained(args: argparse.Namespace) -> nn.Module:

@@ -15,14 +15,14 @@ from tqdm import tqdm
 from dit_timm.models.weight_files import DamagedFile, load_weights, read_weights, weights_bytes, write_file
 
 from .checkpoint import describe, list_checkpoints, load_checkpoint, save_checkpoint
-from .data import check_classes, class_names, data_config, hold_out, open_split
+from .data import check_classes, class_names, data_config, held_out_name, hold_out, open_split
 from .engine import evaluate
 from .images import unreadable
 from .interrupt import Interrupt, Interrupted
 from .loaders import eval_loader, train_loader
 from .logs import Logs, write_csv
 from .model import build_model
-from .optim import freeze_all_but, parameter_groups, set_training
+from .optim import freeze_all_but, is_quadratic, parameter_groups, set_training
 from .processes import Processes
 from .steps import Steps
 from .streams import check_options, is_stream, size_of
@@ -30,6 +30,8 @@ from .trained import classes_metadata
 
 # Batches between looks at the loss, which wait for the device.
 _LOOK_EVERY = 50
+# Share of the images from which it is worth saying that they are left out.
+_MANY = 0.1
 
 
 class _Best(NamedTuple):
@@ -93,7 +95,7 @@ class Trainer:
         if args.val_fraction:
             self.train_indices, self.val_indices = hold_out(self.train_set, args.val_fraction)
             self.val_set = open_split(args, args.train_split)
-            self.val_name = f'{args.val_fraction} of {args.train_split}'
+            self.val_name = held_out_name(args.val_fraction, args.train_split)
         else:
             self.val_set, self.val_name = open_split(args, args.val_split), args.val_split
         args.num_classes = check_classes(self.train_set, self.val_set, args.num_classes)
@@ -136,7 +138,16 @@ class Trainer:
         if args.warmup_epochs >= self.epochs:
             lines.append(
                 f'The learning rate warms up all the time: --warmup-epochs is {args.warmup_epochs}, '
-                f'--epochs {self.epochs}.'
+                f'--epochs {self.epochs}. Lower the one or raise the other.'
+            )
+        if args.quadratic_lr_scale != 1 and not any(is_quadratic(name) for name, _ in self.model.named_parameters()):
+            lines.append('--quadratic-lr-scale changes nothing: the network has no quadratic term.')
+        together = args.batch_size * self.processes.world_size
+        left_out = self.sampler.size - self.sampler.batches * together
+        if left_out > _MANY * self.sampler.size:
+            lines.append(
+                f'{left_out:,} of the training images, other ones in each epoch, fill no batch of {together} and are '
+                f'left out. A smaller --batch-size leaves out fewer.'
             )
         return '\n'.join(lines)
 
@@ -276,6 +287,8 @@ class Trainer:
                 self.save(folder)
             if stops:
                 self._stop(folder, interrupt)
+        if self.batch < batches:
+            raise ValueError(f'{title}: the data ended after {self.batch} of {batches} batches.')
         return time.perf_counter() - start, (batches - begin) * args.batch_size * self.processes.world_size
 
     def _stop(self, folder: Path, interrupt: Interrupt) -> None:
@@ -283,7 +296,7 @@ class Trainer:
         # checkpoint.
         if self.processes.world_size == 1 and (self.sampler.starts_anywhere or not self.batch):
             self.save(folder)
-        raise Interrupted(f'{interrupt.requested}: stopped. Go on with --resume {folder}')
+        raise Interrupted(interrupt.requested, folder, self.processes.world_size)
 
     def _evaluated(self) -> nn.Module:
         """The network whose weights are evaluated and shipped."""

@@ -94,12 +94,12 @@ def test_what_is_no_image_is_named(tmp_path, make, message):
     path = tmp_path / 'thing.png'
     make(path)
     with pytest.raises(OSError, match=f'thing.png.*{message}'):
-        list(predict.open_images([str(path)]))
+        [predict.read_image(name) for name in predict.find_images([str(path)])]
 
 
 def test_a_url_that_answers_nothing_is_named():
     with pytest.raises(OSError, match='http://127.0.0.1:9/x.png cannot be had'):
-        list(predict.open_images(['http://127.0.0.1:9/x.png']))
+        predict.read_image('http://127.0.0.1:9/x.png')
 
 
 def test_tables_and_picture_of_an_evaluation(trained, tmp_path, capsys):
@@ -135,3 +135,12 @@ def test_weights_must_be_named():
     parser.add_argument('--pretrained', action='store_true')
     with pytest.raises(SystemExit):
         parse_with_run(parser, [])
+
+
+def test_an_image_that_cannot_be_read_does_not_stop_the_others(trained, capsys):
+    data, run = trained
+    (data / 'validation' / 'light' / '2.png').write_bytes(b'no image')
+    assert predict.main([str(data / 'validation' / 'light'), '--checkpoint', str(run), '--topk', '1']) == 1
+    printed = capsys.readouterr()
+    # A probability and a share for each of the five others.
+    assert printed.out.count('%') == 10 and 'light/2.png cannot be read as an image' in printed.err

@@ -295,3 +295,21 @@ def test_a_run_that_goes_on_fetches_no_pretrained_weights(image_folder, capsys, 
     train.main(['--resume', str(folder)])
     assert asked == [False]
     assert 'The run has ended: only its results are written again.' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('method', ['save', '_final'])
+def test_ctrl_c_while_nothing_is_trained(image_folder, capsys, monkeypatch, method):
+    whole = run(image_folder, 'whole', '--epochs', '1')
+
+    def interrupted(self, *args):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, method, interrupted)
+        with pytest.raises(SystemExit) as stopped:
+            run(image_folder, 'stopped', '--epochs', '1')
+    folder = image_folder.parent / 'out' / 'stopped'
+    assert stopped.value.code == 130
+    assert f'SIGINT: stopped. Go on with --resume {folder}' in capsys.readouterr().out
+    train.main(['--resume', str(folder)])
+    assert_same_end(folder, whole)

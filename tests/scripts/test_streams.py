@@ -125,8 +125,10 @@ def test_two_processes_evaluate_every_image_of_the_shards_once(shards, tmp_path,
     (['--val-fraction', '0.1'], '--val-fraction would need images by number'),
     (['--checkpoint-interval', '3'], '--checkpoint-interval would need images by number'),
     (['--workers', '0'], 'needs --workers 1 or more; got 0'),
+    (['--workers', '9'], 'have 8 shards, too few for --workers 9: lower --workers'),
+    (['--num-classes', '2'], 'error: The data have the label 2; --num-classes is 2.'),
 ])
-def test_options_that_need_images_by_number_are_refused(shards, tmp_path, option, message):
+def test_what_a_stream_cannot_do_is_refused(shards, tmp_path, option, message):
     with pytest.raises(SystemExit, match=message):
         run(shards, tmp_path, 'run', *option)
 
@@ -148,3 +150,8 @@ def test_hugging_face_data_sets(tmp_path, capsys, prefix, monkeypatch):
     assert validate.main(['--checkpoint', str(folder)]) == 0
     assert 'validation: 9 images' in capsys.readouterr().out
     assert Path(folder / 'results.csv').is_file()
+
+
+def test_a_stream_that_names_no_classes_needs_their_number(shards, tmp_path):
+    with pytest.raises(SystemExit, match='name --num-classes'):
+        train.main([*shards, '--model', 'test_dit_convnext', '--device', 'cpu', '--output', str(tmp_path)])

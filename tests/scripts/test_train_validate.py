@@ -58,6 +58,62 @@ def test_validate_prints_the_numbers_of_the_run(image_folder, tmp_path, capsys, 
     assert numbers(last_line(capsys)) == numbers(trained)
 
 
+@pytest.mark.parametrize('options, split', [
+    (['--val-fraction', '0.25'], '0.25 of train: 12 images'),
+    (['--val-fraction', '0.25', '--test-split', 'validation'], 'validation: 18 images'),
+])
+def test_validate_prints_the_last_numbers_of_a_run_with_images_held_out(image_folder, tmp_path, capsys, options, split):
+    folder = run(image_folder, tmp_path, '--epochs', '2', '--warmup-epochs', '0', *options)
+    trained = last_line(capsys)
+    results = tmp_path / 'results.csv'
+    assert validate.main(['--checkpoint', str(folder), '--results-file', str(results)]) == 0
+    printed = capsys.readouterr().out
+    assert split in printed and numbers(printed.strip().splitlines()[-1]) == numbers(trained)
+    with results.open() as file:
+        row, = csv.DictReader(file)
+    assert row['weights'] == str(folder / 'model.safetensors') and row['split'] == split.partition(':')[0]
+    with (folder / 'results.csv').open() as file:
+        assert float(row['loss']) == pytest.approx(float(list(csv.DictReader(file))[-1]['loss']), abs=1e-4)
+
+
+def test_weights_without_their_run_say_which_model_they_are(image_folder, tmp_path, capsys):
+    folder = run(image_folder, tmp_path, '--epochs', '1', '--warmup-epochs', '0')
+    trained = last_line(capsys)
+    alone = tmp_path / 'alone.safetensors'
+    alone.write_bytes((folder / 'model.safetensors').read_bytes())
+    assert validate.main(['--checkpoint', str(alone), '--data-dir', str(image_folder), '--img-size', '32']) == 0
+    assert numbers(last_line(capsys)) == numbers(trained)
+
+
+def test_a_run_knows_its_data_from_any_folder(image_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(image_folder)
+    train.main(['--data-dir', '.', *SMALL, '--epochs', '1', '--output', str(tmp_path), '--experiment', 'run'])
+    monkeypatch.chdir(tmp_path)
+    assert validate.main(['--checkpoint', 'run']) == 0
+
+
+@pytest.mark.parametrize('workers', ['0', '1'])
+def test_an_unreadable_image_is_one_line_whoever_reads_it(image_folder, tmp_path, workers):
+    path = image_folder / 'train' / 'class3' / '4.png'
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(SystemExit, match=rf'^error: {path} cannot be read: .*--skip-bad-images\.$'):
+        run(image_folder, tmp_path, '--epochs', '1', '--workers', workers)
+
+
+def test_an_error_of_the_command_line_is_no_page_of_options(capsys):
+    with pytest.raises(SystemExit):
+        train.parse_args(['--epochs', 'many'])
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_what_has_no_effect_is_said(image_folder, tmp_path, capsys):
+    options = ['--model', 'test_resnet', '--quadratic-lr-scale', '10', '--batch-size', '40']
+    run(image_folder, tmp_path, '--epochs', '1', *options)
+    printed = capsys.readouterr().out
+    assert '--quadratic-lr-scale changes nothing' in printed and 'Lower the one or raise the other' in printed
+    assert '8 of the training images, other ones in each epoch, fill no batch of 40' in printed
+
+
 def test_validate_agrees_with_a_loop_written_out(image_folder, tmp_path, capsys):
     folder = run(image_folder, tmp_path, '--epochs', '1', '--warmup-epochs', '0')
     weights = str(folder / 'model.safetensors')
