@@ -6,15 +6,19 @@ goes on in the middle of an epoch draws what it would have drawn, and images do 
 them.
 """
 
+import hashlib
 import random
+import struct
 
 import numpy as np
 import torch
 
 
 def seed_of(*numbers: int) -> int:
-    """A 32-bit seed from some numbers, none of them negative; different for every combination, as far as 32 bits go."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+    """A 32-bit seed from some numbers below 2^63; different for every combination, as far as 32 bits go."""
+    # For each image: NumPy's SeedSequence would take twenty times as long.
+    packed = struct.pack(f'<{len(numbers)}q', *numbers)
+    return int.from_bytes(hashlib.blake2s(packed, digest_size=4).digest(), 'little')
 
 
 def seed_cpu(*numbers: int) -> None:
