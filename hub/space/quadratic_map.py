@@ -1,0 +1,73 @@
+"""Where in a picture the quadratic term spoke for a class, and where against it."""
+
+from typing import List, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dit_timm import ChannelQuadratic2d
+
+
+class Explained(NamedTuple):
+    """What a network says of an image, and the quadratic term's part in it.
+
+    Attributes:
+        probabilities: Of all classes, shape (classes,).
+        without: Those of the network without its quadratic terms, shape (classes,).
+        evidence: For the most probable class, at each pixel: what the quadratic terms add there to its logit above the
+            mean of all logits, to first order; shape (H, W).
+    """
+    probabilities: torch.Tensor
+    without: torch.Tensor
+    evidence: torch.Tensor
+
+
+def explain(model: nn.Module, image: torch.Tensor) -> Explained:
+    """Classify an image and look at the quadratic terms.
+
+    The evidence of a position is the sum over channels of the term's output there times the derivative of the logit
+    with respect to it, spread over the pixels that the position stands for.
+
+    Args:
+        model: A network in evaluation mode, with at least one quadratic term.
+        image: Normalised, shape (3, H, W).
+
+    Raises:
+        ValueError: The network has no quadratic term.
+    """
+    terms = [module for module in model.modules() if isinstance(module, ChannelQuadratic2d)]
+    if not terms:
+        raise ValueError(f'{type(model).__name__} has no quadratic term to look at.')
+    outputs: List[torch.Tensor] = []
+
+    def keep(module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:
+        outputs.append(output.detach().requires_grad_())
+        return outputs[-1]
+
+    with _hooked(terms, keep), torch.enable_grad():
+        logits = model(image[None])[0]
+        best = logits.argmax()
+        gradients = torch.autograd.grad(logits[best] - logits.mean(), outputs)
+    with _hooked(terms, lambda module, inputs, output: torch.zeros_like(output)), torch.no_grad():
+        without = model(image[None])[0]
+    evidence = image.new_zeros(image.shape[1:])
+    for output, gradient in zip(outputs, gradients):
+        positions = (output * gradient).sum(1, keepdim=True).detach()
+        pixels = evidence.numel() / positions.numel()
+        evidence += F.interpolate(positions, size=evidence.shape, mode='nearest')[0, 0] / pixels
+    return Explained(logits.detach().softmax(0), without.softmax(0), evidence)
+
+
+class _hooked:
+    """Context in which modules have a forward hook."""
+
+    def __init__(self, modules: List[nn.Module], hook) -> None:
+        self.modules, self.hook = modules, hook
+
+    def __enter__(self) -> None:
+        self.handles = [module.register_forward_hook(self.hook) for module in self.modules]
+
+    def __exit__(self, *exception: object) -> None:
+        for handle in self.handles:
+            handle.remove()
