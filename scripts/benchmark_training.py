@@ -124,7 +124,9 @@ def main(argv: Optional[List[str]] = None) -> int:
     except CommandFailed as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
+    # Without the folders of this machine.
     words = sys.argv[1:] if argv is None else argv
+    words = [Path(word).name if word == str(args.timm_train) else word for word in words]
     facts = {**environment(args.device), 'command': shlex.join(['python', 'scripts/benchmark_training.py', *words])}
     rows = [{**facts, **row} for row in rows]
     for row in rows:
