@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import List, Optional, Tuple
 
 import httpx2
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import HfHubHTTPError
 
+from dit_timm.models.hub_errors import remedy
 from dit_timm.models.weight_files import DamagedFile
 
 from . import __doc__ as _doc
@@ -113,31 +114,13 @@ def _registry(args: argparse.Namespace) -> int:
 _COMMANDS = {'export': _export, 'card': _card, 'push': _push, 'verify': _verify, 'registry': _registry}
 
 
-def _remedy(error: HfHubHTTPError) -> str:
-    """What to do about a refusal of the Hub, in words."""
-    status = error.response.status_code if error.response is not None else None
-    if isinstance(error, GatedRepoError):
-        return 'The repository is gated: ask for access on its page, and log in (`hf auth login`).'
-    if isinstance(error, RevisionNotFoundError):
-        return 'There is no such revision: name a branch, tag or commit that the repository has.'
-    if isinstance(error, RepositoryNotFoundError):
-        return 'There is no such repository, or it is private: check its name, and log in (`hf auth login`).'
-    remedies = {
-        401: 'Log in: `hf auth login`, or set HF_TOKEN.',
-        403: 'The token may not do this: it needs the right to write to this owner\'s repositories.',
-        412: 'Somebody has committed in the meantime: look at what changed, and push again.',
-        429: 'Too many requests: wait some minutes.',
-    }
-    return remedies.get(status, 'The Hub could not answer: try again later.')
-
-
 def main(argv: Optional[List[str]] = None) -> int:
     """Run a command; returns the exit code."""
     args = _parser().parse_args(argv)
     try:
         return _COMMANDS[args.command](args)
     except HfHubHTTPError as error:
-        print(f'error: {str(error).strip().splitlines()[0]} {_remedy(error)}', file=sys.stderr)
+        print(f'error: {str(error).strip().splitlines()[0]} {remedy(error)}', file=sys.stderr)
     except httpx2.TransportError as error:
         print(
             f'error: the connection to the Hub was lost ({error}). What was sent may have arrived: the same push again '

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import List, Optional
 
 import readme_block
-from zoo.rows import PLAIN, REMOVED, Row, by_seed, groups, paired, read_rows, summary
+from training.logs import read_csv
+from zoo.rows import PLAIN, REMOVED, Row, by_seed, groups, paired, summary
 
 RESULTS = Path(__file__).parent.parent / 'hub' / 'results'
 _NOTES = {
@@ -21,7 +22,7 @@ _NOTES = {
 
 def tables() -> str:
     """Markdown: a table for each data set and recipe, a line for each variant of a network."""
-    rows = read_rows(RESULTS / 'runs.csv')
+    rows = read_csv(RESULTS / 'runs.csv')
     if not rows:
         return 'None yet.'
     return '\n\n'.join(
@@ -78,7 +79,7 @@ def _all(rows: List[Row], name: str) -> str:
 def draw() -> None:
     """Draw the pictures of every data set."""
     from zoo.plots import plot_epochs, plot_parameters
-    rows = [row for row in read_rows(RESULTS / 'runs.csv') if row['variant'] != REMOVED]
+    rows = [row for row in read_csv(RESULTS / 'runs.csv') if row['variant'] != REMOVED]
     for (recipe, model), members in groups(rows, lambda row: (row['recipe'], row['model'])).items():
         plot_epochs(members, RESULTS, RESULTS / f'{Path(recipe).stem}_{model}.png')
     for recipe, members in groups(rows, lambda row: row['recipe']).items():

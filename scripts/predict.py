@@ -20,13 +20,13 @@ from rich.table import Table
 from timm.data import create_transform, get_img_extensions
 from timm.utils import setup_default_logging
 from torch import nn
-from training.ablation import without_quadratic
 from training.config import Parser, positive_int
 from training.data import data_config
 from training.engine import autocast
 from training.options import add_input_options, add_model_options
 from training.trained import add_checkpoint_option, load_trained, parse_with_run, read_classes
 
+from dit_timm.models.ablation import without_quadratic
 from dit_timm.models.weight_files import DamagedFile
 
 _TIMEOUT_SECONDS = 20

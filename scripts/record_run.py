@@ -16,13 +16,14 @@ from typing import Any, Dict, List, Optional, Tuple
 import torch
 import train
 import yaml
-from training.ablation import remove_quadratic
 from training.data import data_config, open_split
 from training.engine import evaluate
 from training.loaders import eval_loader
+from training.logs import read_csv
 from training.trained import load_trained
-from zoo.rows import DIT, FIXED, PLAIN, REMOVED, TRANSPOSED, add_rows, read_rows
+from zoo.rows import DIT, FIXED, PLAIN, REMOVED, TRANSPOSED, add_rows
 
+from dit_timm.models.ablation import remove_quadratic
 from dit_timm.models.weight_files import DamagedFile
 
 _FACTS = ('device', 'threads', 'torch', 'timm')
@@ -69,8 +70,8 @@ def rows_of(run: Path, data: str, tag: str) -> List[Dict[str, Any]]:
         if not (run / name).is_file():
             raise FileNotFoundError(f'{run} is no folder of a run that has ended: it has no {name}.')
     options = yaml.safe_load((run / 'args.yaml').read_text())
-    result = read_rows(run / 'results.csv')[-1]
-    starts = read_rows(run / 'environment.csv')
+    result = read_csv(run / 'results.csv')[-1]
+    starts = read_csv(run / 'environment.csv')
     if not options['test_split'] or result['split'] != options['test_split']:
         raise ValueError(f'{run} has no result on a test split; train with --test-split.')
     args = argparse.Namespace(**{**options, 'checkpoint': run / 'model.safetensors', 'pretrained': False})
@@ -88,7 +89,7 @@ def rows_of(run: Path, data: str, tag: str) -> List[Dict[str, Any]]:
         **{name: '; '.join(dict.fromkeys(start[name] for start in starts)) for name in _FACTS},
         'parameters': sum(parameter.numel() for parameter in model.parameters()),
         **{name: _rounded(result[name]) for name in ('top1', 'top5', 'loss')},
-        'train_seconds': round(sum(float(line['seconds']) for line in read_rows(run / 'summary.csv'))),
+        'train_seconds': round(sum(float(line['seconds']) for line in read_csv(run / 'summary.csv'))),
         'log': f'logs/{run.name}.csv',
     }
     if variant not in (DIT, TRANSPOSED):

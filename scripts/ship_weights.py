@@ -20,9 +20,8 @@ from training.data import class_names, data_config, open_split
 from training.engine import evaluate
 from training.environment import environment
 from training.loaders import eval_loader
-from training.logs import write_csv
+from training.logs import read_csv, write_csv
 from training.trained import classes_metadata, load_trained
-from zoo.rows import read_rows
 
 from dit_timm.models.golden import make_golden
 from dit_timm.models.weight_files import DamagedFile, load_weights, read_weights, weights_bytes, write_file
@@ -101,7 +100,7 @@ def _write_row(args: argparse.Namespace, model: nn.Module, test_set: Any, name: 
         'right_of_every_tenth': sum(right[::EVERY]),
         **{key: facts[key] for key in ('device', 'torch', 'timm')},
     }
-    kept = [other for other in read_rows(SHIPPED) if other['weights'] != name]
+    kept = [other for other in read_csv(SHIPPED) if other['weights'] != name]
     write_csv(sorted([*kept, row], key=lambda row: row['weights']), SHIPPED)
 
 

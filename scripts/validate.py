@@ -19,7 +19,6 @@ import timm
 from timm.data import RealLabelsImagenet
 from timm.layers import apply_test_time_pool
 from timm.utils import setup_default_logging
-from training.ablation import remove_quadratic
 from training.config import Parser
 from training.confusion import Confusion
 from training.data import class_names, data_config, open_evaluated
@@ -31,6 +30,7 @@ from training.logs import write_csv
 from training.options import add_data_options, add_input_options, add_model_options
 from training.trained import add_checkpoint_option, load_trained, parse_with_run
 
+from dit_timm.models.ablation import remove_quadratic
 from dit_timm.models.weight_files import DamagedFile
 
 _ERRORS = (OSError, ValueError, DamagedFile, UnreadableImage)

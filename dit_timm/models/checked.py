@@ -17,16 +17,14 @@ import timm
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
-    GatedRepoError,
     HfHubHTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
 )
 from timm.models import get_pretrained_cfg
 from torch import nn
 
+from .hub_errors import remedy
 from .weight_files import DamagedFile
 
 _WEIGHTS, _CONFIG = 'model.safetensors', 'config.json'
@@ -145,7 +143,7 @@ def _download(
     try:
         path = Path(hf_hub_download(repository, filename, revision=revision, cache_dir=cache_dir))
     except (HfHubHTTPError, EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise NoWeights(f'{name}: {_remedy(error, filename)}') from error
+        raise NoWeights(f'{name}: {_reason(error, filename)}') from error
     except (httpx2.TransportError, ValueError) as error:
         # A connection that broke, and the client's word for names that cannot be.
         raise NoWeights(f'{name}: {filename} could not be downloaded: {error}. Try again.') from error
@@ -154,21 +152,15 @@ def _download(
     return _Source(path, f'{name}, {filename}', sha256 or (stored if known else None))
 
 
-def _remedy(error: Exception, filename: str) -> str:
-    if isinstance(error, GatedRepoError):
-        return 'the repository is gated. Ask for access on its page, and log in (`hf auth login`).'
-    if isinstance(error, RevisionNotFoundError):
-        return 'there is no such revision. Name a branch, tag or commit that the repository has.'
-    if isinstance(error, RepositoryNotFoundError):
-        return 'there is no such repository, or it is private. Check its name, and log in (`hf auth login`).'
+def _reason(error: Exception, filename: str) -> str:
     if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):
         return (
             f'{filename} is not in the cache, and the Hub cannot be reached. Connect once, after which the cached file '
             f'is used offline too, or copy the cache of a machine that has it.'
         )
     if isinstance(error, EntryNotFoundError):
-        return f'the repository has no {filename}: it is no model of timm\'s, or has its weights as a pickle only.'
-    return f'the Hub did not give {filename} ({str(error).strip().splitlines()[0]}). Try again later.'
+        return f'The repository has no {filename}: it is no model of timm\'s, or has its weights as a pickle only.'
+    return f'No {filename} ({str(error).strip().splitlines()[0]}). {remedy(error)}'
 
 
 def _compare(source: _Source) -> None:

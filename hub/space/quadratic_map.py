@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dit_timm import ChannelQuadratic2d
+from dit_timm.models.ablation import quadratic_terms, without_quadratic
 
 
 class Explained(NamedTuple):
@@ -36,7 +36,7 @@ def explain(model: nn.Module, image: torch.Tensor) -> Explained:
     Raises:
         ValueError: The network has no quadratic term.
     """
-    terms = [module for module in model.modules() if isinstance(module, ChannelQuadratic2d)]
+    terms = quadratic_terms(model)
     if not terms:
         raise ValueError(f'{type(model).__name__} has no quadratic term to look at.')
     outputs: List[torch.Tensor] = []
@@ -45,11 +45,15 @@ def explain(model: nn.Module, image: torch.Tensor) -> Explained:
         outputs.append(output.detach().requires_grad_())
         return outputs[-1]
 
-    with _hooked(terms, keep), torch.enable_grad():
-        logits = model(image[None])[0]
-        best = logits.argmax()
-        gradients = torch.autograd.grad(logits[best] - logits.mean(), outputs)
-    with _hooked(terms, lambda module, inputs, output: torch.zeros_like(output)), torch.no_grad():
+    handles = [term.register_forward_hook(keep) for term in terms]
+    try:
+        with torch.enable_grad():
+            logits = model(image[None])[0]
+    finally:
+        for handle in handles:
+            handle.remove()
+    gradients = torch.autograd.grad(logits.max() - logits.mean(), outputs)
+    with without_quadratic(model), torch.no_grad():
         without = model(image[None])[0]
     evidence = image.new_zeros(image.shape[1:])
     for output, gradient in zip(outputs, gradients):
@@ -57,17 +61,3 @@ def explain(model: nn.Module, image: torch.Tensor) -> Explained:
         pixels = evidence.numel() / positions.numel()
         evidence += F.interpolate(positions, size=evidence.shape, mode='nearest')[0, 0] / pixels
     return Explained(logits.detach().softmax(0), without.softmax(0), evidence)
-
-
-class _hooked:
-    """Context in which modules have a forward hook."""
-
-    def __init__(self, modules: List[nn.Module], hook) -> None:
-        self.modules, self.hook = modules, hook
-
-    def __enter__(self) -> None:
-        self.handles = [module.register_forward_hook(self.hook) for module in self.modules]
-
-    def __exit__(self, *exception: object) -> None:
-        for handle in self.handles:
-            handle.remove()

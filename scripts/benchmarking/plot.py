@@ -3,16 +3,13 @@
 from pathlib import Path
 from typing import List
 
-import matplotlib
+from matplotlib.axes import Axes
+from training.pyplot import plt
 
-matplotlib.use('Agg')
-from matplotlib import pyplot as plt  # noqa: E402 (the backend must be chosen first)
-from matplotlib.axes import Axes  # noqa: E402
-
-from .cells import contestant  # noqa: E402
-from .forms import MATERIALISED, OURS  # noqa: E402
-from .results import OUT_OF_MEMORY, Row  # noqa: E402
-from .scaling import SERIES  # noqa: E402
+from .cells import contestant
+from .forms import MATERIALISED, OURS
+from .results import OUT_OF_MEMORY, Row
+from .scaling import SERIES
 
 _SIZES = {'pixels': 'pixels', 'channels': 'in_chs'}
 _X_LABELS = {'pixels': 'pixels P', 'channels': 'channels C = O'}

@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Optional
 
 import torch
 
-from .curves import plt
+from .pyplot import plt
 
 # Of more classes the names would not be read.
 _MOST_NAMES = 40

@@ -3,10 +3,7 @@
 import csv
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use('Agg')
-from matplotlib import pyplot as plt  # noqa: E402 (the backend must be chosen first)
+from .pyplot import plt
 
 
 def plot_curves(summary: Path, target: Path) -> None:

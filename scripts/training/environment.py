@@ -1,6 +1,5 @@
 """What a number depends on beside the code."""
 
-import csv
 import importlib.metadata
 import os
 import platform
@@ -13,7 +12,7 @@ import torch
 
 import dit_timm
 
-from .logs import write_csv
+from .logs import read_csv, write_csv
 
 
 def environment(device: str) -> Dict[str, str]:
@@ -34,11 +33,7 @@ def environment(device: str) -> Dict[str, str]:
 def note_environment(folder: Path, device: str) -> None:
     """Add a row to the `environment.csv` of a run, which begins or goes on."""
     path = folder / 'environment.csv'
-    rows = []
-    if path.is_file():
-        with path.open(newline='') as file:
-            rows = list(csv.DictReader(file))
-    write_csv([*rows, {**environment(device), 'dit_timm': dit_timm.__version__}], path)
+    write_csv([*read_csv(path), {**environment(device), 'dit_timm': dit_timm.__version__}], path)
 
 
 def _device_name(device: str) -> str:

@@ -20,6 +20,14 @@ def write_csv(rows: List[Dict[str, Any]], path: Path) -> None:
     write_file(path, text.getvalue().encode())
 
 
+def read_csv(path: Path) -> List[Dict[str, str]]:
+    """Read the rows of a CSV; none if there is no such file."""
+    if not path.is_file():
+        return []
+    with path.open(newline='') as file:
+        return list(csv.DictReader(file))
+
+
 class Logs:
     """Where the numbers of each epoch go.
 

@@ -3,12 +3,10 @@
 from pathlib import Path
 from typing import List
 
-import matplotlib
+from training.logs import read_csv
+from training.pyplot import plt
 
-matplotlib.use('Agg')
-from matplotlib import pyplot as plt  # noqa: E402 (the backend must be chosen first)
-
-from .rows import DIT, PLAIN, VARIANTS, Row, groups, read_rows, summary  # noqa: E402
+from .rows import DIT, PLAIN, VARIANTS, Row, groups, summary
 
 _COLORS = dict(zip(VARIANTS, ('tab:gray', 'tab:blue', 'tab:cyan', 'tab:orange', 'tab:red')))
 
@@ -23,7 +21,7 @@ def plot_epochs(rows: List[Row], results: Path, target: Path) -> None:
     """
     figure, axis = plt.subplots(figsize=(6, 4), layout='constrained')
     for variant, members in groups(rows, lambda row: row['variant']).items():
-        logs = [[float(line['eval_top1']) for line in read_rows(results / row['log'])] for row in members]
+        logs = [[float(line['eval_top1']) for line in read_csv(results / row['log'])] for row in members]
         epochs = range(1, len(logs[0]) + 1)
         means = [summary(values).mean for values in zip(*logs)]
         axis.plot(epochs, means, color=_COLORS[variant], label=f'{variant} ({len(logs)} runs)')

@@ -1,11 +1,10 @@
 """Results of trained networks: a row of a CSV for each run, and evaluation of it."""
 
-import csv
 import statistics
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
-from training.logs import write_csv
+from training.logs import read_csv, write_csv
 
 Row = Dict[str, str]
 
@@ -41,21 +40,13 @@ def summary(values: Iterable[float]) -> Summary:
     return Summary(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
 
-def read_rows(path: Path) -> List[Row]:
-    """Read the rows of a CSV; none if there is no such file."""
-    if not path.is_file():
-        return []
-    with path.open(newline='') as file:
-        return list(csv.DictReader(file))
-
-
 def add_rows(rows: List[Dict[str, Any]], path: Path) -> None:
     """Put rows into a CSV, in place of those of the same run, variant and split."""
     def identity(row: Dict[str, Any]) -> Tuple[str, ...]:
         return tuple(str(row[name]) for name in ('data', 'model', 'variant', 'recipe', 'seed', 'split'))
 
     new = {identity(row) for row in rows}
-    kept = [row for row in read_rows(path) if identity(row) not in new]
+    kept = [row for row in read_csv(path) if identity(row) not in new]
     every = [*kept, *({name: str(row[name]) for name in COLUMNS} for row in rows)]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_csv(sorted(every, key=_order), path)

@@ -8,6 +8,7 @@ import textwrap
 import pytest
 import torch
 import train
+from client_code import FILES
 from hub_server import HubServer
 from PIL import Image
 
@@ -36,6 +37,15 @@ def trained_run(tmp_path_factory):
 def hub():
     with HubServer() as server:
         yield server
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder with the files to publish."""
+    for path, content in FILES.items():
+        (tmp_path / 'model' / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / 'model' / path).write_bytes(content)
+    return tmp_path / 'model'
 
 
 @pytest.fixture

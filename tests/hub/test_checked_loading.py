@@ -23,7 +23,7 @@ LOAD = '''
     import dit_timm
     try:
         model = dit_timm.load_pretrained_checked(sys.argv[1], **eval(sys.argv[3] if len(sys.argv) > 3 else '{}'))
-    except Exception as error:
+    except Exception as error:  # Whatever it is, the test sees its name.
         print(type(error).__name__, error)
         sys.exit(3)
     golden = load_file(sys.argv[2])
@@ -106,19 +106,19 @@ def change(hub, **values):
 
 
 @pytest.mark.parametrize('prepare, name, env, message', [
-    (lambda hub: change(hub, gated='auto'), 'me/greys', {'HF_TOKEN': 'hf_other'}, 'is gated. Ask for access'),
+    (lambda hub: change(hub, gated='auto'), 'me/greys', {'HF_TOKEN': 'hf_other'}, 'is gated: ask for access'),
     (lambda hub: change(hub, private=True), 'me/greys', {'HF_TOKEN': 'hf_other'}, 'or it is private'),
-    (lambda hub: None, 'me/nothing', {}, 'there is no such repository'),
-    (lambda hub: None, 'me/greys@v9', {}, 'there is no such revision'),
+    (lambda hub: None, 'me/nothing', {}, 'There is no such repository'),
+    (lambda hub: None, 'me/greys@v9', {}, 'There is no such revision'),
     (lambda hub: hub.put('me/pickle', {'config.json': b'{"architecture": "resnet18"}'}), 'me/pickle', {},
-     'the repository has no model.safetensors'),
+     'The repository has no model.safetensors'),
     (lambda hub: hub.put('me/new', {'config.json': b'{"architecture": "dit_future"}'}), 'me/new', {},
      "is a 'dit_future', which neither timm"),
     (lambda hub: hub.put('me/text', {'config.json': b'[]'}), 'me/text', {}, 'config.json is not one of timm'),
     (lambda hub: setattr(hub, 'faults', [Fault('', 'model.safetensors', cut=1000)]), 'me/greys', {},
      'model.safetensors'),
     (lambda hub: setattr(hub, 'faults', [Fault('GET', 'model.safetensors', status=500)]), 'me/greys', {},
-     'Try again later'),
+     'try again later'),
     (lambda hub: None, 'me/greys', {'HF_HUB_OFFLINE': '1'}, 'is not in the cache, and the Hub cannot be reached'),
 ])
 def test_what_cannot_be_had_is_named_with_a_remedy(published, load, prepare, name, env, message):
@@ -196,7 +196,7 @@ def test_init_tags_come_from_the_base_s_repository(hub, client, tmp_path):
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_name_without_weights(monkeypatch):
+def test_a_name_without_weights():
     with pytest.raises(checked.NoWeights, match='dit_resnet110 has no pretrained weights'):
         checked.load_pretrained_checked('dit_resnet110')
     with pytest.raises(ValueError, match='revision is of a repository'):

@@ -2,114 +2,14 @@
 
 import json
 import re
-import struct
 import time
-from dataclasses import replace
 from urllib.error import HTTPError
 from urllib.request import Request as UrlRequest, urlopen
 
 import pytest
+from client_code import DOWNLOAD, FETCH, FILES, PUSH, VERIFY, asked, downloaded, output
 from hub_repos import Repo
 from hub_server import Fault, HubServer
-
-CARD = b'''---
-library_name: timm
-license: "apache-2.0"
-tags:
-- image-classification
-- dendrites
-datasets:
-  - imagenet-1k
-model-index:
-- name: x
-  results:
-  - task:
-      type: image-classification
----
-# x
-'''
-CHUNK = 10 * 2 ** 20
-
-
-def safetensors(*values):
-    """A file with one tensor."""
-    data = struct.pack(f'<{len(values)}f', *values)
-    header = json.dumps({'weight': {'dtype': 'F32', 'shape': [len(values)], 'data_offsets': [0, len(data)]}}).encode()
-    return struct.pack('<Q', len(header)) + header + data
-
-
-FILES = {
-    'README.md': CARD,
-    'config.json': b'{"architecture": "x"}',
-    'empty.txt': b'',
-    'logs/run 1/\xe9poques.csv': b'epoch\n1\n',
-    'model.safetensors': safetensors(1., 2., 3.),
-}
-
-PUSH = '''
-    import sys
-    from pathlib import Path
-    from huggingface_hub import CommitOperationAdd, HfApi
-
-    folder, parent = Path(sys.argv[1]), (sys.argv[2:] or [None])[0]
-    api = HfApi()
-    url = api.create_repo('me/x', exist_ok=True)
-    assert url.repo_id == 'me/x', url
-    operations = [
-        CommitOperationAdd(path.relative_to(folder).as_posix(), path) for path in folder.rglob('*') if path.is_file()
-    ]
-    print(api.create_commit('me/x', operations, commit_message='Add the model', parent_commit=parent).oid)
-'''
-
-DOWNLOAD = '''
-    import json, sys
-    from pathlib import Path
-    from huggingface_hub import HfApi, snapshot_download
-
-    folder = Path(snapshot_download('me/x', revision=(sys.argv[1:] or [None])[0]))
-    paths = [path for path in folder.rglob('*') if path.is_file()]
-    print(json.dumps([folder.name, {path.relative_to(folder).as_posix(): path.read_bytes().hex() for path in paths}]))
-'''
-
-FETCH = '''
-    import sys
-    from huggingface_hub import hf_hub_download
-
-    print(hf_hub_download('me/x', sys.argv[1]))
-'''
-
-VERIFY = '''
-    import json
-    from huggingface_hub import HfApi
-
-    found = HfApi().verify_repo_checksums('me/x')
-    print(json.dumps([found.checked_count, [item['path'] for item in found.mismatches], found.missing_paths]))
-'''
-
-
-def output(run):
-    """What a client printed last, once it went well."""
-    assert run.returncode == 0, run.stderr
-    return run.stdout.strip().splitlines()[-1]
-
-
-def downloaded(run):
-    """The commit and the files that DOWNLOAD printed."""
-    commit, files = json.loads(output(run))
-    return commit, {path: bytes.fromhex(content) for path, content in files.items()}
-
-
-def asked(hub, method, part=''):
-    """The paths of the requests of one method whose path has a part in it."""
-    return [request.path for request in hub.requests if request.method == method and part in request.path]
-
-
-@pytest.fixture
-def folder(tmp_path):
-    for path, content in FILES.items():
-        (tmp_path / 'model' / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / 'model' / path).write_bytes(content)
-    return tmp_path / 'model'
 
 
 def test_push_and_fresh_download(hub, client, folder, tmp_path):
@@ -280,72 +180,6 @@ def test_namespaces_and_existing_repositories(client):
         ''')
         assert output(run) == '409'
         assert {name: repo.private for name, repo in hub.repos.items()} == {'me/x': True, 'lab/x': False}
-
-
-@pytest.mark.parametrize(
-    'size, cut, times, ranges',
-    [
-        # The client keeps whole chunks of 10 MiB of what it received, so it asks for the rest from there.
-        (CHUNK + 9, CHUNK + 5, 1, [None, f'bytes={CHUNK}-']),
-        (2 * CHUNK + 9, CHUNK + 5, None, [None, f'bytes={CHUNK}-', f'bytes={2 * CHUNK}-']),
-        (99, 5, 1, [None, None]),
-    ],
-    ids=['once', 'always', 'at-once'],
-)
-def test_cut_download_resumes(hub, client, size, cut, times, ranges):
-    content = bytes(range(251)) * (size // 251 + 1)
-    hub.put('me/x', {'model.safetensors': content[:size]})
-    hub.faults = [Fault('GET', 'model.safetensors', cut=cut, times=times)]
-    with open(output(client(hub, FETCH, 'model.safetensors')), 'rb') as file:
-        assert file.read() == content[:size]
-    gets = [request for request in hub.requests if request.method == 'GET']
-    assert [request.headers.get('Range') for request in gets] == ranges
-
-
-@pytest.mark.parametrize(
-    'fault, error, heads, gets',
-    [
-        (Fault('GET', status=429, times=1), '', 1, 2),
-        (Fault('GET', status=429, headers={'RateLimit': '"api";r=0;t=0'}, times=1), '', 1, 2),
-        (Fault('GET', status=500, times=1), 'HfHubHTTPError', 1, 1),
-        (Fault('HEAD', status=503, times=1), '', 2, 1),
-        (Fault('HEAD', status=429, times=2), '', 3, 1),
-        (Fault('GET', delay=3., times=1), '', 1, 2),
-    ],
-    ids=['get-429', 'get-429-ratelimit', 'get-500', 'head-503', 'head-429-twice', 'get-slow'],
-)
-def test_faults_of_a_download(hub, client, fault, error, heads, gets):
-    hub.put('me/x', FILES)
-    hub.faults = [replace(fault)]
-    run = client(hub, FETCH, 'config.json', HF_HUB_DOWNLOAD_TIMEOUT=1)
-    assert run.returncode == bool(error) and error in run.stderr
-    assert (len(asked(hub, 'HEAD')), len(asked(hub, 'GET'))) == (heads, gets)
-
-
-def test_faults_of_a_push(hub, client, folder):
-    before = hub.put('me/x', {})
-    hub.faults = [Fault('PUT', status=503, times=1), Fault('POST', '/commit/', status=500, times=1)]
-    run = client(hub, PUSH, folder)
-    # The upload is tried again, the commit is not; what was uploaded stays.
-    assert 'HfHubHTTPError' in run.stderr and '500' in run.stderr
-    assert len(asked(hub, 'PUT', '.git/lfs/')) == 2 and len(asked(hub, 'POST', '/commit/')) == 1
-    assert hub.put('me/x', {}) == before
-    output(client(hub, PUSH, folder))
-    assert len(asked(hub, 'PUT', '.git/lfs/')) == 2
-    assert hub.files('me/x').items() > FILES.items()
-
-
-def test_a_function_decides_about_faults(hub, client):
-    hub.put('me/x', FILES)
-    hub.faults = lambda method, path: Fault(status=500) if (method, path[-11:]) == ('GET', 'config.json') else None
-    assert '500' in client(hub, FETCH, 'config.json').stderr
-    output(client(hub, FETCH, 'README.md'))
-
-
-def test_a_lost_answer_to_a_commit(hub, client, folder):
-    hub.faults = [Fault('POST', '/commit/', cut=0)]
-    assert 'RemoteProtocolError' in client(hub, PUSH, folder).stderr
-    assert hub.files('me/x').items() > FILES.items()
 
 
 def test_tags_and_branches(hub, client):

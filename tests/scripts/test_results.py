@@ -8,13 +8,17 @@ import make_tables
 import pytest
 import readme_block
 import record_run
+import ship_weights
 import timm
 import torch
 import train
 from PIL import Image
 from safetensors.torch import load_file
 from training.environment import environment
-from zoo.rows import COLUMNS, add_rows, paired, read_rows, summary
+from training.logs import read_csv
+from zoo.rows import COLUMNS, add_rows, paired, summary
+
+from dit_timm.models.golden import TOLERANCE, golden_difference
 
 RECIPE = """
 model: dit_resnet20
@@ -56,7 +60,7 @@ def test_rows_of_runs(trained, tmp_path):
     ]
     command = [*map(str, runs), '--data', 'greys', '--csv', str(table)]
     assert record_run.main(command) == 0
-    rows = {row['variant']: row for row in read_rows(table)}
+    rows = {row['variant']: row for row in read_csv(table)}
     assert set(rows) == {'Dit', 'Dit, A = 0 after training', 'plain', 'Dit, A fixed at 0', 'transposed'}
     facts = environment('cpu')
     for row in rows.values():
@@ -72,13 +76,13 @@ def test_rows_of_runs(trained, tmp_path):
     assert float(rows['Dit']['loss']) == pytest.approx(float(test['loss']), abs=1e-6)
     # Once more: the rows are replaced, not doubled.
     assert record_run.main(command) == 0
-    assert len(read_rows(table)) == 5
+    assert len(read_csv(table)) == 5
 
 
 def test_the_row_without_the_term_is_that_of_the_network_without_it(trained, tmp_path):
     run, table = trained('dit'), tmp_path / 'runs.csv'
     assert record_run.main([str(run), '--data', 'greys', '--csv', str(table)]) == 0
-    removed, = (row for row in read_rows(table) if row['variant'].endswith('after training'))
+    removed, = (row for row in read_csv(table) if row['variant'].endswith('after training'))
     model = timm.create_model('dit_resnet20', num_classes=3).eval()
     weights = load_file(run / 'model.safetensors')
     weights['layer2.0.quadratic.weight'].zero_()
@@ -165,3 +169,30 @@ def test_pictures(results):
 def test_summaries():
     assert str(summary([1.])) == '1.00' and str(summary([1., 3.])) == f'2.00 ± {2 ** 0.5:.2f}'
     assert paired({'0': 2., '5': 1.}, {'0': 1., '7': 9.}).mean == 1 and paired({'0': 2.}, {'1': 1.}) is None
+
+
+def test_weights_are_shipped_with_their_sum_their_golden_outputs_and_their_accuracy(trained, tmp_path, monkeypatch):
+    folder = tmp_path / 'shipped'
+    for name, place in (('WEIGHTS', 'weights'), ('GOLDEN', 'golden'), ('SHIPPED', 'shipped.csv')):
+        monkeypatch.setattr(ship_weights, name, folder / place)
+    run = trained('dit')
+    assert ship_weights.main([str(run), '--tag', 'greys']) == 0
+    path = folder / 'weights' / 'dit_resnet20.greys.safetensors'
+    sums = (folder / 'weights' / 'SHA256SUMS').read_text()
+    assert sums == f'{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n'
+    # As a user loads it: timm, and a file that a cfg names.
+    overlay = {'file': str(path), 'num_classes': 3}
+    model = timm.create_model('dit_resnet20', pretrained=True, num_classes=3, pretrained_cfg_overlay=overlay).eval()
+    for key, value in load_file(run / 'model.safetensors').items():
+        expected = value.half().float() if value.ndim > 1 else value
+        assert torch.equal(model.state_dict()[key], expected), key
+    assert golden_difference(model, load_file(folder / 'golden' / path.name)) < TOLERANCE / 10
+    transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
+    paths = sorted((trained.data / 'test').rglob('*.png'))
+    with torch.no_grad():
+        answers = [model(transform(Image.open(image).convert('RGB'))[None]).argmax().item() for image in paths]
+    right = [answer == int(image.parent.name[-1]) for answer, image in zip(answers, paths)]
+    shipped, = read_csv(folder / 'shipped.csv')
+    assert float(shipped['top1']) == pytest.approx(100 * sum(right) / len(right), abs=1e-4)
+    assert shipped['right_of_every_tenth'] == str(sum(right[::10])) and shipped['images'] == '15'
+    assert shipped['sha256'] == sums[:64]

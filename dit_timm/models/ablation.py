@@ -6,13 +6,18 @@ from typing import Iterator, List
 import torch
 from torch import nn
 
-from dit_timm import ChannelQuadratic2d
+from ..layers.quadratic import ChannelQuadratic2d
+
+
+def quadratic_terms(model: nn.Module) -> List[ChannelQuadratic2d]:
+    """The quadratic terms of a network, in order."""
+    return [module for module in model.modules() if isinstance(module, ChannelQuadratic2d)]
 
 
 @contextmanager
 def without_quadratic(model: nn.Module) -> Iterator[int]:
     """A network whose quadratic terms are zero, for a while; yields how many it has."""
-    terms = _terms(model)
+    terms = quadratic_terms(model)
     handles = [
         module.register_forward_hook(lambda module, inputs, output: torch.zeros_like(output)) for module in terms
     ]
@@ -29,12 +34,8 @@ def remove_quadratic(model: nn.Module) -> None:
     Raises:
         ValueError: The network has none.
     """
-    terms = _terms(model)
+    terms = quadratic_terms(model)
     if not terms:
         raise ValueError(f'{type(model).__name__} has no quadratic term to remove.')
     for module in terms:
         nn.init.zeros_(module.weight)
-
-
-def _terms(model: nn.Module) -> List[ChannelQuadratic2d]:
-    return [module for module in model.modules() if isinstance(module, ChannelQuadratic2d)]
