@@ -57,6 +57,7 @@ _COLUMNS: Dict[str, List[_Column]] = {
         ('seconds an epoch', lambda ours, other: significant(ours['median_s'])),
         ('spread', lambda ours, other: percent(ours['spread'])),
         ('time / bare loop', lambda ours, other: significant(ours['base_ratio'])),
+        ('spread of the ratio', lambda ours, other: percent(ours['base_ratio_spread'])),
     ],
 }
 

@@ -1,9 +1,9 @@
 """Measure what scripts/train.py adds to a bare training loop, and timm's train.py beside it.
 
 Each contestant is a command of its own that trains the same model on the same images (scikit-learn's digits, or
---data-dir) in batches of the same size, with the same augmentation, and evaluates after each epoch. What an epoch costs
-is the difference between a run of 1 + N epochs and a run of 1, divided by N: starting is not counted, saving and
-logging are. Contestants take turns; a ratio is the median of the ratios within each round.
+--data-dir) in batches of the same size, with the same augmentation, and evaluates after each epoch. They run in turns
+of one epoch, the others standing still meanwhile, so that they see the same machine; starting is not counted, saving
+and logging are. A ratio is the median of the ratios within each round.
 
 timm's script comes with its repository, not with its package: `--timm-train FILE` says where it is.
 """
@@ -11,15 +11,15 @@ timm's script comes with its repository, not with its package: `--timm-train FIL
 import argparse
 import shlex
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Tuple
 
 import torch
 from benchmarking.results import Row, write_rows
+from benchmarking.turns import CommandFailed, InTurns
 from tqdm import tqdm
 from training.config import positive_int
 from training.digits import digits_folder
@@ -27,10 +27,9 @@ from training.environment import environment
 
 BARE, OURS, TIMM = 'bare loop', 'scripts/train.py', 'train.py of timm'
 _SCRIPTS = Path(__file__).parent
-
-
-class CommandFailed(Exception):
-    """A contestant did not end well."""
+# Starting, and an epoch in which caches and workers come to what they will be.
+_UNCOUNTED = 2
+_RUN = 'run'
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
@@ -45,8 +44,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     )
     parser.add_argument('-b', '--batch-size', type=positive_int, default=128, metavar='N')
     parser.add_argument('-j', '--workers', type=positive_int, default=2, metavar='N')
-    parser.add_argument('--epochs', type=positive_int, default=4, metavar='N', help='epochs that are timed')
-    parser.add_argument('--rounds', type=positive_int, default=10, metavar='N')
+    parser.add_argument('--rounds', type=positive_int, default=30, metavar='N', help='epochs that are timed')
     parser.add_argument('--csv', type=Path, metavar='FILE', help='write a row for each contestant')
     args = parser.parse_args(argv)
     if args.rounds < 2:
@@ -58,62 +56,66 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     return args
 
 
-def command(contestant: str, args: argparse.Namespace, epochs: int, output: str) -> List[str]:
-    """The words of a contestant's command."""
-    if contestant == BARE:
+def contestant(name: str, args: argparse.Namespace, output: Path) -> InTurns:
+    """The command of a contestant, not yet started.
+
+    Args:
+        name: BARE, OURS or TIMM.
+        args: Of the command line.
+        output: An empty folder.
+    """
+    # One more than it is given time for: none ends, or is at its last epoch, within a turn that counts.
+    epochs = _UNCOUNTED + args.rounds + 1
+    if name == BARE:
         words = [_SCRIPTS / 'benchmarking' / 'bare_loop.py', args.data_dir, args.model, epochs, args.batch_size,
                  args.workers, args.device]
     else:
         classes = sum(path.is_dir() for path in (args.data_dir / 'train').iterdir())
-        words = [_SCRIPTS / 'train.py' if contestant == OURS else args.timm_train]
+        words = [_SCRIPTS / 'train.py' if name == OURS else args.timm_train]
         options = {
             'data-dir': args.data_dir, 'model': args.model, 'num-classes': classes, 'epochs': epochs,
             'batch-size': args.batch_size, 'workers': args.workers, 'opt': 'sgd', 'lr': 0.1, 'weight-decay': 2e-5,
-            'warmup-epochs': 0, 'device': args.device, 'output': output,
+            'warmup-epochs': 0, 'device': args.device, 'output': output, 'experiment': _RUN,
         }
         words += [word for key, value in options.items() for word in (f'--{key}', value)]
-    return [sys.executable, *map(str, words)]
-
-
-def seconds_of(contestant: str, args: argparse.Namespace, epochs: int) -> float:
-    """Run a contestant; returns the seconds that it took.
-
-    Raises:
-        CommandFailed: It ended with an error.
-    """
-    with tempfile.TemporaryDirectory() as output:
-        words = command(contestant, args, epochs, output)
-        start = time.perf_counter()
-        ended = subprocess.run(words, capture_output=True, text=True)
-        seconds = time.perf_counter() - start
-    if ended.returncode:
-        raise CommandFailed(f'{shlex.join(words)} ended with {ended.returncode}:\n{ended.stderr[-2000:]}')
-    return seconds
-
-
-def epoch_seconds(contestant: str, args: argparse.Namespace) -> float:
-    """What one epoch costs a contestant."""
-    one = seconds_of(contestant, args, 1)
-    return (seconds_of(contestant, args, 1 + args.epochs) - one) / args.epochs
+    summary = None if name == BARE else output / _RUN / 'summary.csv'
+    return InTurns([sys.executable, *map(str, words)], output, lambda stdout: summary or stdout)
 
 
 def measure(args: argparse.Namespace) -> List[Row]:
-    """Time the contestants in turns; returns a row for each."""
-    contestants = [BARE, OURS, *([TIMM] if args.timm_train else [])]
-    seconds: Dict[str, List[float]] = {name: [] for name in contestants}
-    for _ in tqdm(range(args.rounds), desc='rounds', leave=False, disable=None):
-        for name in contestants:
-            seconds[name].append(epoch_seconds(name, args))
-    rows = []
-    for name, values in seconds.items():
-        lower, median, upper = statistics.quantiles(values, n=4, method='inclusive')
-        rows.append({
-            'part': 'training', 'subject': args.model, 'dtype': 'float32', 'phase': 'epoch', 'contestant': name,
-            'status': 'ok', 'batch_size': args.batch_size, 'rounds': args.rounds, 'median_s': median,
-            'spread': (upper - lower) / median,
-            'base_ratio': statistics.median(ours / bare for ours, bare in zip(values, seconds[BARE])),
-        })
-    return rows
+    """Time the contestants in turns; returns a row for each.
+
+    Raises:
+        CommandFailed: A contestant ended with an error.
+    """
+    names = [BARE, OURS, *([TIMM] if args.timm_train else [])]
+    seconds: Dict[str, List[float]] = {name: [] for name in names}
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as running:
+        commands = {}
+        for name in names:
+            output = Path(scratch, str(len(commands)))
+            output.mkdir()
+            commands[name] = running.enter_context(contestant(name, args, output))
+        for _ in tqdm(range(_UNCOUNTED + args.rounds), desc='rounds', leave=False, disable=None):
+            for name, command in commands.items():
+                seconds[name].append(command.turn())
+    return [_row(name, values[_UNCOUNTED:], seconds[BARE][_UNCOUNTED:], args) for name, values in seconds.items()]
+
+
+def _row(name: str, seconds: List[float], bare: List[float], args: argparse.Namespace) -> Row:
+    median, spread = _median_and_spread(seconds)
+    ratio, ratio_spread = _median_and_spread([ours / other for ours, other in zip(seconds, bare)])
+    return {
+        'part': 'training', 'subject': args.model, 'dtype': 'float32', 'phase': 'epoch', 'contestant': name,
+        'status': 'ok', 'batch_size': args.batch_size, 'rounds': len(seconds), 'median_s': median, 'spread': spread,
+        'base_ratio': ratio, 'base_ratio_spread': ratio_spread,
+    }
+
+
+def _median_and_spread(values: List[float]) -> Tuple[float, float]:
+    """The median, and the interquartile range as a share of it."""
+    lower, median, upper = statistics.quantiles(values, n=4, method='inclusive')
+    return median, (upper - lower) / median
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -131,7 +133,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     rows = [{**facts, **row} for row in rows]
     for row in rows:
         print(f'{row["contestant"]}: {row["median_s"]:.3f} s an epoch, spread {100 * row["spread"]:.1f} %, '
-              f'{row["base_ratio"]:.3f} of the bare loop')
+              f'{row["base_ratio"]:.3f} of the bare loop, spread {100 * row["base_ratio_spread"]:.1f} %')
     if args.csv is not None:
         write_rows(rows, args.csv)
     return 0

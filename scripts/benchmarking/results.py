@@ -20,7 +20,7 @@ _TEXT = (
 )
 _NUMBERS = (
     'pixels', 'in_chs', 'out_chs', 'batch_size', 'img_size', 'rounds', 'median_s', 'spread', 'images_per_s',
-    'times_as_fast', 'floor_ratio', 'base_ratio', 'peak_mib', 'memory_share', 'memory_base_ratio',
+    'times_as_fast', 'floor_ratio', 'base_ratio', 'base_ratio_spread', 'peak_mib', 'memory_share', 'memory_base_ratio',
 )
 # Of less memory the measure knows too little for a ratio.
 _LEAST_MIB = 1.
@@ -89,5 +89,5 @@ def read_rows(path: Path) -> List[Row]:
     with path.open(newline='') as file:
         rows: List[Row] = list(csv.DictReader(file))
     for row in rows:
-        row.update({name: float(row[name]) if row[name] else None for name in _NUMBERS})
+        row.update({name: float(row[name]) if row.get(name) else None for name in _NUMBERS})
     return rows

@@ -3,9 +3,9 @@
 import pytest
 import timm
 import torch
+from quadratic_map import explain
 
 from dit_timm import ChannelQuadratic2d
-from hub.space.quadratic_map import explain
 
 
 def network(name, scale):

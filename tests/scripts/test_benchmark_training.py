@@ -1,10 +1,14 @@
 """scripts/benchmark_training.py. No test looks at how long something took."""
 
+import sys
+import time
+
 import benchmark_table
 import benchmark_training
 import pytest
-from benchmark_training import BARE, OURS, CommandFailed
+from benchmark_training import BARE, OURS, TIMM
 from benchmarking.results import read_rows
+from benchmarking.turns import CommandFailed, InTurns
 
 
 @pytest.fixture
@@ -13,30 +17,67 @@ def options(write_greys):
     return ['--data-dir', str(data), '--model', 'test_dit_resnet', '--batch-size', '2', '--device', 'cpu']
 
 
-def test_starting_is_not_counted(options, tmp_path, monkeypatch, capsys):
-    epoch = {BARE: 2., OURS: 3.}
-    monkeypatch.setattr(benchmark_training, 'seconds_of', lambda name, args, epochs: 50 + epochs * epoch[name])
+class FakeContestant:
+    """Runs for the seconds that a list says."""
+
+    def __init__(self, seconds):
+        self.seconds = iter(seconds)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def turn(self):
+        return next(self.seconds)
+
+
+def test_ratios_are_taken_within_rounds_and_the_first_two_are_not_counted(options, tmp_path, monkeypatch, capsys):
+    # A machine that becomes ten times slower; ratios of 1.5, 1.5 and 1.8.
+    epochs = {BARE: [90, 90, 1, 1, 10], OURS: [5, 5, 1.5, 1.5, 18]}
+    monkeypatch.setattr(benchmark_training, 'contestant', lambda name, args, output: FakeContestant(epochs[name]))
     csv = tmp_path / 'benchmark_training.csv'
-    assert benchmark_training.main([*options, '--rounds', '2', '--epochs', '3', '--csv', str(csv)]) == 0
+    assert benchmark_training.main([*options, '--rounds', '3', '--csv', str(csv)]) == 0
     rows = read_rows(csv)
-    assert [(row['contestant'], row['median_s'], row['base_ratio']) for row in rows] == [(BARE, 2, 1), (OURS, 3, 1.5)]
-    assert 'scripts/train.py: 3.000 s an epoch, spread 0.0 %, 1.500 of the bare loop' in capsys.readouterr().out
+    assert [(row['contestant'], row['median_s'], row['base_ratio'], row['rounds']) for row in rows] == [
+        (BARE, 1, 1, 3), (OURS, 1.5, 1.5, 3),
+    ]
+    # Quartiles of the ratios: 1.5 and 1.65.
+    assert rows[1]['base_ratio_spread'] == pytest.approx(0.1)
+    assert 'scripts/train.py: 1.500 s an epoch' in capsys.readouterr().out
     monkeypatch.setattr(benchmark_table, 'RESULTS', tmp_path)
-    assert '| test_dit_resnet | 2 | scripts/train.py | 3.00 |' in benchmark_table.tables()
+    assert '| test_dit_resnet | 2 | scripts/train.py | 1.50 |' in benchmark_table.tables()
 
 
-@pytest.mark.parametrize('contestant', [BARE, OURS])
-def test_the_commands_train(options, contestant):
-    args = benchmark_training.parse_args(options)
-    assert benchmark_training.seconds_of(contestant, args, 1) > 0
+def test_both_commands_train_in_turns(options):
+    args = benchmark_training.parse_args([*options, '--rounds', '2'])
+    bare, ours = benchmark_training.measure(args)
+    assert (bare['contestant'], ours['contestant']) == (BARE, OURS)
+    assert bare['median_s'] > 0 and ours['median_s'] > 0
+
+
+def test_a_command_stands_still_between_its_turns(tmp_path):
+    words = [sys.executable, '-uc', 'import time\nwhile True: time.sleep(0.01); print("epoch")']
+    with InTurns(words, tmp_path, lambda stdout: stdout) as command:
+        time.sleep(0.3)
+        assert (tmp_path / 'stdout.txt').read_bytes() == b''
+        assert command.turn() > 0
+        time.sleep(0.1)
+        after = (tmp_path / 'stdout.txt').read_bytes()
+        assert after.startswith(b'epoch\n')
+        time.sleep(0.3)
+        assert (tmp_path / 'stdout.txt').read_bytes() == after
 
 
 def test_a_command_that_fails_is_shown(options, tmp_path, capsys):
     broken = tmp_path / 'train.py'
     broken.write_text('raise SystemExit("does not train")')
+    assert benchmark_training.main([*options, '--timm-train', str(broken)]) == 1
+    assert 'ended with 1:\ndoes not train' in capsys.readouterr().err
     args = benchmark_training.parse_args([*options, '--timm-train', str(broken)])
-    with pytest.raises(CommandFailed, match='train.py .*--epochs 1 .*ended with 1:\ndoes not train'):
-        benchmark_training.seconds_of(benchmark_training.TIMM, args, 1)
+    with benchmark_training.contestant(TIMM, args, tmp_path) as command, pytest.raises(CommandFailed, match='--epochs'):
+        command.turn()
 
 
 def test_data_that_do_not_exist(capsys):

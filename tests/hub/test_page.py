@@ -1,0 +1,233 @@
+"""The page of hub/space: what it makes of files, and the page itself in a browser."""
+
+import os
+import shutil
+import socket
+import struct
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+import zlib
+from pathlib import Path
+
+import app
+import gradio as gr
+import numpy as np
+import pytest
+import torch
+from pictures import MOST_PIXELS, UnreadablePicture, coloured, read_picture, seen
+from PIL import Image, ImageDraw
+from quadratic_map import Explained
+
+ROOT = Path(__file__).parent.parent.parent
+NAME = 'dit_resnet20.cifar10_q75'
+
+
+def photograph(path, size=(90, 60)):
+    image = Image.new('RGB', size, 'skyblue')
+    ImageDraw.Draw(image).ellipse((20, 20, 70, 50), fill='red')
+    image.save(path)
+    return path
+
+
+def huge_png(path):
+    """A PNG of a few bytes that says it has 20,000 x 20,000 pixels."""
+    def chunk(kind, content):
+        return struct.pack('>I', len(content)) + kind + content + struct.pack('>I', zlib.crc32(kind + content))
+
+    header = struct.pack('>IIBBBBB', 20_000, 20_000, 8, 2, 0, 0, 0)
+    content = b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header) + chunk(b'IDAT', b'') + chunk(b'IEND', b'')
+    path.write_bytes(content)
+    return path
+
+
+def truncated(path):
+    photograph(path)
+    content = path.read_bytes()
+    path.write_bytes(content[:len(content) // 2])
+    return path
+
+
+def no_picture(path):
+    path.write_text('not a picture')
+    return path
+
+
+def test_the_networks_offered_are_those_in_the_package():
+    assert NAME in app.shipped()
+    assert all('_init' not in name for name in app.shipped())
+
+
+def test_an_answer(tmp_path):
+    answer, full, without, view, evidence = app.classify(str(photograph(tmp_path / 'a.png')), NAME)
+    best = max(full, key=full.get)
+    assert answer.startswith(f'**{best}**, {100 * full[best]:.1f} %. Without the quadratic term ')
+    assert set(full) == set(without) == set(app.class_names(app.load(NAME))) and 'airplane' in full
+    assert sum(full.values()) == pytest.approx(1, abs=1e-5) and sum(without.values()) == pytest.approx(1, abs=1e-5)
+    assert full != without
+    assert view.size == evidence.size == (320, 320)
+
+
+@pytest.mark.parametrize('make, message', [
+    (huge_png, 'huge; at most 50 million pixels'),
+    (truncated, 'ends too early or is damaged'),
+    (no_picture, 'no picture that can be read'),
+    (lambda path: None, 'Upload a photograph first'),
+])
+def test_files_that_cannot_be_shown_get_a_message(tmp_path, make, message):
+    path = make(tmp_path / 'a.png')
+    with pytest.raises(gr.Error, match=message):
+        app.classify(path and str(path), NAME)
+
+
+def test_large_files_are_refused_by_their_size(tmp_path):
+    path = photograph(tmp_path / 'a.png')
+    with path.open('r+b') as file:
+        file.truncate((20 << 20) + 1)
+    with pytest.raises(UnreadablePicture, match='20.0 MiB; at most 20 MiB'):
+        read_picture(path)
+    assert 20_000 ** 2 > MOST_PIXELS
+
+
+def test_photographs_are_turned_upright(tmp_path):
+    image = Image.new('RGB', (4, 2))
+    exif = image.getexif()
+    # Orientation: turned by 90 degrees.
+    exif[0x0112] = 6
+    image.save(tmp_path / 'a.jpg', exif=exif)
+    assert read_picture(tmp_path / 'a.jpg').size == (2, 4)
+
+
+def test_the_picture_seen_is_the_input():
+    mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
+    pixels = torch.rand(3, 20, 20)
+    normalised = (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    picture = np.asarray(seen(normalised, mean, std))
+    assert picture.shape == (320, 320, 3)
+    np.testing.assert_allclose(picture[::16, ::16].transpose(2, 0, 1) / 255, pixels, atol=0.5 / 255 + 1e-6)
+
+
+def test_red_speaks_for_and_blue_against():
+    evidence = torch.zeros(20, 20)
+    evidence[:5, :5], evidence[15:, 15:] = 1, -1
+    picture = np.asarray(coloured(Image.new('RGB', (320, 320), (99, 99, 99)), evidence))
+    assert (picture[10, 10] == (255, 0, 0)).all()
+    assert (picture[310, 310] == (0, 0, 255)).all()
+    assert (picture[160, 160] == 99).all()
+
+
+def test_a_term_that_is_not_trained():
+    nothing = Explained(torch.tensor([0.1, 0.9]), torch.tensor([0.1, 0.9]), torch.zeros(4, 4))
+    assert app.sentence(nothing, ['no', 'yes']) == '**yes**. The quadratic term adds nothing: it is not trained.'
+
+
+def test_an_answer_that_changes():
+    changed = Explained(torch.tensor([0.1, 0.9]), torch.tensor([0.75, 0.25]), torch.ones(4, 4))
+    assert app.sentence(changed, ['no', 'yes']) == (
+        '**yes**, 90.0 %. Without the quadratic term it would be **no**, 75.0 %.'
+    )
+
+
+@pytest.mark.parametrize('name, message', [
+    ('dit_resnet20.nothing', 'has no pretrained weights'),
+    ('nobody', 'has no pretrained weights'),
+])
+def test_a_network_that_is_not_there(name, message, capsys):
+    assert app.main(['--models', name]) == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.fixture(scope='module')
+def address():
+    """The page, served by its command without network."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    proxies = {name: 'http://127.0.0.1:9' for name in ('http_proxy', 'https_proxy')}
+    process = subprocess.Popen(
+        [sys.executable, ROOT / 'hub' / 'space' / 'app.py', '--port', str(port)],
+        env={**os.environ, **proxies, 'no_proxy': '127.0.0.1,localhost', 'HF_HUB_OFFLINE': '1', 'OMP_NUM_THREADS': '1'},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )
+    url = f'http://127.0.0.1:{port}/'
+    try:
+        for _ in range(600):
+            assert process.poll() is None, process.stdout.read()
+            try:
+                urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=5)
+                break
+            except (urllib.error.URLError, ConnectionError, TimeoutError):
+                time.sleep(0.2)
+        yield url
+    finally:
+        process.kill()
+        output = process.communicate()[0]
+    assert 'Traceback' not in output, output
+
+
+@pytest.fixture(scope='module')
+def browser():
+    executable = shutil.which('chromium') or shutil.which('google-chrome')
+    if executable is None:
+        pytest.skip('needs Chromium')
+    sync_api = pytest.importorskip('playwright.sync_api')
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=[
+            '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+            '--disable-component-update', '--disable-sync',
+        ])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def opened(address, browser):
+    page = browser.new_page(viewport={'width': 1200, 'height': 900})
+    # Fonts and the like from elsewhere: the page does without.
+    page.route('**/*', lambda route: (
+        route.continue_() if route.request.url.startswith((address, 'data:', 'blob:')) else route.abort()
+    ))
+    page.goto(address)
+    page.get_by_role('button', name='Classify').wait_for()
+    yield page
+    page.close()
+
+
+def upload(page, path):
+    page.locator('input[type=file]').first.set_input_files(path)
+
+
+def test_upload_click_answer(opened, tmp_path):
+    upload(opened, photograph(tmp_path / 'a.png'))
+    opened.get_by_alt_text('').first.wait_for(state='attached')
+    opened.locator('img').first.wait_for()
+    opened.get_by_role('button', name='Classify').click()
+    opened.get_by_text('Without the quadratic term', exact=False).nth(1).wait_for(timeout=60_000)
+    opened.wait_for_function('document.querySelectorAll("img").length >= 3', timeout=60_000)
+    expected = app.classify(str(tmp_path / 'a.png'), NAME)[0].replace('**', '')
+    assert expected in opened.inner_text('body')
+    folder = os.environ.get('DIT_TIMM_SCREENSHOTS')
+    if folder:
+        opened.screenshot(path=Path(folder) / 'page.png', full_page=True)
+
+
+@pytest.mark.parametrize('make, message', [
+    (huge_png, 'at most 50 million pixels'),
+    (truncated, 'ends too early or is damaged'),
+    (no_picture, 'no picture that can be read'),
+])
+def test_bad_uploads_get_a_message_in_the_browser(opened, tmp_path, make, message):
+    upload(opened, make(tmp_path / 'a.png'))
+    opened.wait_for_timeout(1000)
+    opened.get_by_role('button', name='Classify').click()
+    opened.get_by_text(message, exact=False).first.wait_for(timeout=60_000)
+    assert 'Traceback' not in opened.inner_text('body')
+
+
+def test_a_file_that_is_too_large_gets_a_message_in_the_browser(opened, tmp_path):
+    path = tmp_path / 'a.png'
+    path.write_bytes(bytes((20 << 20) + 1))
+    upload(opened, path)
+    opened.get_by_text('maximum', exact=False).first.wait_for(timeout=60_000)
