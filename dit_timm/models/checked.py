@@ -81,7 +81,11 @@ def load_pretrained_checked(
 
 
 def _from_registry(name: str, sha256: Optional[str], cache_dir: Optional[str], kwargs: Dict[str, Any]) -> nn.Module:
-    cfg = get_pretrained_cfg(name) if timm.is_model(name) else None
+    try:
+        cfg = get_pretrained_cfg(name) if timm.is_model(name) else None
+    except RuntimeError:
+        # timm's word for a tag that the model does not have.
+        cfg = None
     if cfg is None or not (cfg.file or cfg.hf_hub_id):
         near = difflib.get_close_matches(name, timm.list_pretrained(), n=3)
         raise NoWeights(

@@ -14,6 +14,7 @@ _REMEDIES = (
 _STATUS_REMEDIES = {
     401: 'Log in: `hf auth login`, or set HF_TOKEN.',
     403: 'The token may not do this: it needs the right to write to this owner\'s repositories.',
+    409: 'Somebody has created it in the meantime: look at it, and push again.',
     412: 'Somebody has committed in the meantime: look at what changed, and push again.',
     429: 'Too many requests: wait some minutes.',
 }

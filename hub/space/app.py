@@ -19,8 +19,9 @@ from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, res
 from timm.models import get_pretrained_cfg
 from torch import nn
 
-from dit_timm import NoWeights, load_pretrained_checked
+from dit_timm import load_pretrained_checked
 from dit_timm.models.ablation import quadratic_terms
+from dit_timm.models.checked import NoWeights
 from dit_timm.models.weight_files import DamagedFile
 
 _ABOUT = """# Dendritic CNNs
@@ -127,8 +128,8 @@ def page(names: List[str]) -> gr.Blocks:
                     full = gr.Label(label='Probabilities', num_top_classes=5)
                     without = gr.Label(label='Without the quadratic term', num_top_classes=5)
                 with gr.Row():
-                    view = gr.Image(label='What the network sees', interactive=False)
-                    evidence = gr.Image(label='Where the quadratic term speaks', interactive=False)
+                    view = gr.Image(label='What the network sees', interactive=False, buttons=['download'])
+                    evidence = gr.Image(label='Quadratic term', interactive=False, buttons=['download'])
         button.click(classify, [photograph, network], [answer, full, without, view, evidence])
     return blocks
 

@@ -116,8 +116,10 @@ class HubServer:
         """Notes a request and returns its fault, which is an empty one for most."""
         with self.lock:
             self.requests.append(request)
-            if callable(self.faults):
-                return self.faults(request.method, request.path) or Fault()
+        if callable(self.faults):
+            # Without the lock: there one request may wait for another.
+            return self.faults(request.method, request.path) or Fault()
+        with self.lock:
             for fault in self.faults:
                 if fault.times != 0 and fault.method in ('', request.method) and fault.path in request.path:
                     fault.times = fault.times and fault.times - 1

@@ -2,6 +2,9 @@
 
 import json
 import re
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -159,6 +162,35 @@ def test_somebody_else_s_commit_in_between_is_a_conflict(hub, command, exported)
     files = hub.files('me/greys')
     assert files['notes.txt'] == b'somebody else' and files['model.safetensors'] != (
         exported / 'model.safetensors').read_bytes()
+
+
+@pytest.mark.parametrize('exists, meeting, message', [
+    (True, '/commit/', 'Somebody has committed in the meantime'),
+    (False, '/repos/create', 'Somebody has created it in the meantime'),
+])
+def test_of_two_pushes_at_once_one_is_published_whole(hub, command, exported, exists, meeting, message):
+    other = shutil.copytree(exported, exported.parent / 'other')
+    if exists:
+        assert command(hub, 'push', exported, 'me/greys', '--yes').returncode == 0
+    for folder, by in ((exported, 1), (other, 2)):
+        changed = {key: value + by for key, value in read_weights(folder / 'model.safetensors').items()}
+        (folder / 'model.safetensors').write_bytes(weights_bytes(changed))
+        (folder / 'args.yaml').write_text(f'weights: {by}')
+    both = threading.Barrier(2, timeout=60)
+
+    def meet(method, path):
+        if method == 'POST' and meeting in path:
+            both.wait()
+
+    hub.faults = meet
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(lambda folder: command(hub, 'push', folder, 'me/greys', '--yes'), (exported, other))
+    winner, loser, folder = (first, second, exported) if 'commit ' in first.stdout else (second, first, other)
+    # Not 'verified': these weights are not the ones of the golden outputs.
+    assert 'commit ' in winner.stdout, winner.stderr
+    assert loser.returncode == 1 and message in loser.stderr and 'Traceback' not in loser.stderr
+    for name in ('model.safetensors', 'args.yaml'):
+        assert hub.files('me/greys')[name] == (folder / name).read_bytes()
 
 
 @pytest.mark.parametrize('token, message', [

@@ -1,0 +1,171 @@
+"""A page that classifies a photograph with a Dit network and shows where its quadratic term spoke.
+
+`python hub/space/app.py` opens it on the weights that ship with dit_timm, without network; `--models` offers others.
+Needs the extra `space`.
+"""
+
+import argparse
+import functools
+import sys
+from pathlib import Path
+from typing import Dict, List, Optional, Tuple
+
+import gradio as gr
+import timm
+from pictures import MOST_BYTES, UnreadablePicture, coloured, read_picture, seen
+from PIL import Image
+from quadratic_map import Explained, explain
+from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_data_config
+from timm.models import get_pretrained_cfg
+from torch import nn
+
+from dit_timm import load_pretrained_checked
+from dit_timm.models.ablation import quadratic_terms
+from dit_timm.models.checked import NoWeights
+from dit_timm.models.weight_files import DamagedFile
+
+_ABOUT = """# Dendritic CNNs
+A Dit-CNN is a CNN in which one convolution also receives a weighted sum of products of its input channels. Upload a
+photograph: the page shows what the network says with and without that term, and where in the picture the term speaks
+for the answer (red) or against it (blue), to first order."""
+
+
+class Photograph(gr.Image):
+    """An image that is passed on as the path of its file, whatever the file holds, for this page to judge."""
+
+    def get_block_name(self) -> str:
+        """The component of the front end."""
+        return 'image'
+
+    def preprocess(self, payload: Optional[gr.data_classes.ImageData]) -> Optional[str]:
+        """The path, None if nothing was uploaded."""
+        return payload and payload.path
+    from typing import TYPE_CHECKING, Any, Callable, Literal, Sequence
+
+    from gradio.blocks import Block
+    if TYPE_CHECKING:
+        from gradio.components import Timer
+        from gradio.components.base import Component
+
+
+def shipped() -> List[str]:
+    """Names of the Dit networks whose weights are in the package."""
+    return [name for name in timm.list_pretrained('dit_*') if get_pretrained_cfg(name).file]
+
+
+@functools.lru_cache(maxsize=4)
+def load(name: str) -> nn.Module:
+    """A network of timm's registry or the Hub, its checksum compared.
+
+    Raises:
+        NoWeights: There is no such network.
+        DamagedFile: Its weights are not what was published.
+        ValueError: It has no quadratic term.
+    """
+    model = load_pretrained_checked(name)
+    if not quadratic_terms(model):
+        raise ValueError(f'{name} has no quadratic term; this page is for Dit networks.')
+    return model
+
+
+def class_names(model: nn.Module) -> List[str]:
+    """Of its configuration, else ImageNet's, else numbers."""
+    names = model.pretrained_cfg.get('label_names')
+    subset = infer_imagenet_subset(model)
+    if names is None and subset is not None:
+        info = ImageNetInfo(subset)
+        names = [info.index_to_description(number) for number in range(model.num_classes)]
+    return list(names or map(str, range(model.num_classes)))
+
+
+Shown = Tuple[str, Dict[str, float], Dict[str, float], Image.Image, Image.Image]
+
+
+def classify(path: Optional[str], name: str) -> Shown:
+    """What the page shows of an uploaded file: a sentence, two tables of probabilities, two pictures.
+
+    Raises:
+        gr.Error: The file is missing or cannot be shown; the message says why.
+    """
+    if path is None:
+        raise gr.Error('Upload a photograph first.', print_exception=False)
+    try:
+        picture = read_picture(Path(path))
+        model = load(name)
+    except (UnreadablePicture, NoWeights, DamagedFile, ValueError) as error:
+        raise gr.Error(str(error), print_exception=False) from error
+    config = resolve_data_config(model=model)
+    image = create_transform(**config)(picture)
+    explained = explain(model, image)
+    names = class_names(model)
+    view = seen(image, config['mean'], config['std'])
+    return (
+        sentence(explained, names),
+        dict(zip(names, explained.probabilities.tolist())),
+        dict(zip(names, explained.without.tolist())),
+        view,
+        coloured(view, explained.evidence),
+    )
+
+
+def sentence(explained: Explained, names: List[str]) -> str:
+    """The answer in Markdown, and what it is without the quadratic term."""
+    if not explained.evidence.any():
+        return f'**{names[explained.probabilities.argmax()]}**. The quadratic term adds nothing: it is not trained.'
+    first, other = (int(probabilities.argmax()) for probabilities in (explained.probabilities, explained.without))
+    answer = f'**{names[first]}**, {100 * explained.probabilities[first]:.1f} %. Without the quadratic term '
+    if first == other:
+        return answer + f'also {names[first]}, {100 * explained.without[first]:.1f} %.'
+    return answer + f'it would be **{names[other]}**, {100 * explained.without[other]:.1f} %.'
+
+
+def page(names: List[str]) -> gr.Blocks:
+    """The page, which offers the networks `names`."""
+    with gr.Blocks(title='Dendritic CNNs', analytics_enabled=False) as blocks:
+        gr.Markdown(_ABOUT)
+        with gr.Row():
+            with gr.Column():
+                photograph = Photograph(label='Photograph', sources=['upload', 'clipboard'])
+                network = gr.Dropdown(names, value=names[0], label='Network')
+                button = gr.Button('Classify', variant='primary')
+            with gr.Column():
+                answer = gr.Markdown()
+                with gr.Row():
+                    full = gr.Label(label='Probabilities', num_top_classes=5)
+                    without = gr.Label(label='Without the quadratic term', num_top_classes=5)
+                with gr.Row():
+                    view = gr.Image(label='What the network sees', interactive=False)
+                    evidence = gr.Image(label='Where the quadratic term speaks', interactive=False)
+        button.click(classify, [photograph, network], [answer, full, without, view, evidence])
+    return blocks
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Serve the page until interrupted; returns the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        '--models', nargs='+', metavar='NAME',
+        help='names of timm\'s registry (dit_resnet50.a1_in1k_init) or repositories on the Hub (OWNER/NAME) '
+             '(default: those whose weights ship with dit_timm)',
+    )
+    parser.add_argument('--host', default='127.0.0.1')
+    parser.add_argument('--port', type=int, default=7860)
+    args = parser.parse_args(argv)
+    names = args.models or shipped()
+    try:
+        for name in names:
+            load(name)
+    except (NoWeights, DamagedFile, ValueError) as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    try:
+        page(names).launch(server_name=args.host, server_port=args.port, max_file_size=MOST_BYTES)
+    except OSError as error:
+        # The port is taken.
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
