@@ -14,7 +14,9 @@ import torch
 assert timm.is_model('dit_resnet50'), 'the entry point did not register the models'
 assert 'dit_resnet50.a1_in1k_init' in timm.list_pretrained('dit_*')
 
-model = timm.create_model('dit_resnet20').eval()
+model = timm.create_model('dit_resnet20', pretrained=True).eval()
+assert model.pretrained_cfg['label_names'][0] == 'airplane'
+assert model.layer2[0].quadratic.weight.any(), 'the weights that ship with the package were not loaded'
 with torch.no_grad():
     assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
 features = timm.create_model('test_dit_convnext', features_only=True)(torch.randn(1, 3, 65, 97))

@@ -13,6 +13,7 @@ unless `transposed_quadratic` asks for it. And it works at 32x32 only; `img_size
 """
 
 import logging
+from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple, Union
 
 import torch
@@ -23,7 +24,8 @@ from torch import nn
 
 from ..layers.quadratic import ChannelQuadratic2d
 from ._base_weights import build_dit_model
-from ._checkpoints import square, unwrap
+from ._checkpoints import unwrap
+from ._cifar_checkpoints import from_authors, is_authors, resize_norm
 from ._timm_private import feature_take_indices
 
 __all__ = ['DitResNetCifar']  # register_model adds each entrypoint
@@ -33,6 +35,9 @@ _logger = logging.getLogger(__name__)
 _CHANNELS = (16, 32, 64)
 _QUADRATIC_STAGE = 1
 _HEAD_GRID = 2
+
+_WEIGHTS = Path(__file__).parent.parent / 'weights'
+_CIFAR10 = ('airplane', 'automobile', 'bird', 'cat', 'deer', 'dog', 'frog', 'horse', 'ship', 'truck')
 
 
 class CifarBlock(nn.Module):
@@ -297,23 +302,26 @@ class DitResNetCifar(nn.Module):
 
 
 def checkpoint_filter_fn(state_dict: Dict[str, Any], model: DitResNetCifar) -> Dict[str, torch.Tensor]:
-    """Read weights of this package and of the authors' CIFAR training."""
+    """Read weights of this package and of the authors' CIFAR training, whatever the input size of the network.
+
+    Raises:
+        ValueError: They are a Dit network's, and the network is a plain one.
+    """
     state_dict = unwrap(state_dict)
-    if 'linear.weight' not in state_dict:
-        return state_dict
-    if not model.transposed_quadratic:
-        _logger.warning(
-            "These weights come from the authors' code, whose quadratic term has height and width exchanged. Create "
-            "the model with transposed_quadratic=True for the network that was trained."
+    if is_authors(state_dict):
+        if not model.transposed_quadratic:
+            _logger.warning(
+                "These weights come from the authors' code, whose quadratic term has height and width exchanged. "
+                "Create the model with transposed_quadratic=True for the network that was trained."
+            )
+        state_dict = from_authors(state_dict)
+    own = model.state_dict()
+    if any('.quadratic.' in key for key in state_dict) and not any('.quadratic.' in key for key in own):
+        raise ValueError(
+            'These weights are a Dit network\'s, and quadratic=False makes the plain one, which is another network. '
+            'Leave quadratic=False out, or pass pretrained=False.'
         )
-    out = {}
-    for key, value in state_dict.items():
-        if key.endswith('.quadratic_layer.quadratic'):
-            key = key.replace('.quadratic_layer.quadratic', '.quadratic.weight')
-            value = square(value)
-        key = key.replace('.ln_in.', '.quadratic_norm.').replace('.shortcut.', '.downsample.')
-        out[key.replace('linear.', 'fc.')] = value
-    return out
+    return resize_norm(state_dict, own)
 
 
 def _create_dit_resnet_cifar(variant: str, pretrained: bool = False, **kwargs) -> DitResNetCifar:
@@ -339,8 +347,14 @@ def _cfg(**kwargs) -> Dict[str, Any]:
     }
 
 
+def _shipped(name: str, **kwargs) -> Dict[str, Any]:
+    """Of weights that are in the package; see hub/results/shipped.csv."""
+    return _cfg(file=str(_WEIGHTS / f'{name}.safetensors'), **kwargs)
+
+
 default_cfgs = generate_default_cfgs({
-    f'dit_resnet{depth}.untrained': _cfg() for depth in (20, 32, 44, 56, 110)
+    'dit_resnet20.cifar10_q75': _shipped('dit_resnet20.cifar10_q75', label_names=_CIFAR10),
+    **{f'dit_resnet{depth}.untrained': _cfg() for depth in (20, 32, 44, 56, 110)},
 })
 
 

@@ -7,11 +7,15 @@ Needs the extra `space`.
 import argparse
 import functools
 import sys
+import threading
+from collections import Counter
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
 import gradio as gr
 import timm
+from gradio.data_classes import ImageData
+from gradio.utils import get_upload_folder
 from pictures import MOST_BYTES, UnreadablePicture, coloured, read_picture, seen
 from PIL import Image
 from quadratic_map import Explained, explain
@@ -28,6 +32,10 @@ _ABOUT = """# Dendritic CNNs
 A Dit-CNN is a CNN in which one convolution also receives a weighted sum of products of its input channels. Upload a
 photograph: the page shows what the network says with and without that term, and where in the picture the term speaks
 for the answer (red) or against it (blue), to first order."""
+# Of the networks, which are shared and get hooks while they are looked at. Not every call waits in gradio's queue.
+_lock = threading.Lock()
+# Uploads and pictures are removed after this time.
+_KEPT_SECONDS = 3600
 
 
 class Photograph(gr.Image):
@@ -37,9 +45,18 @@ class Photograph(gr.Image):
         """The component of the front end."""
         return 'image'
 
-    def preprocess(self, payload: Optional[gr.data_classes.ImageData]) -> Optional[str]:
-        """The path, None if nothing was uploaded."""
-        return payload and payload.path
+    def preprocess(self, payload: Optional[ImageData]) -> Optional[str]:
+        """The path, None if nothing was uploaded.
+
+        Raises:
+            gr.Error: It is not of an upload: a client could name any file of this machine.
+        """
+        if payload is None or payload.path is None:
+            return None
+        path = Path(payload.path).resolve()
+        if not (path.is_relative_to(Path(get_upload_folder()).resolve()) and path.is_file()):
+            raise gr.Error('This file was not uploaded.', print_exception=False)
+        return str(path)
 
 
 def shipped() -> List[str]:
@@ -63,13 +80,15 @@ def load(name: str) -> nn.Module:
 
 
 def class_names(model: nn.Module) -> List[str]:
-    """Of its configuration, else ImageNet's, else numbers."""
+    """Of its configuration, else ImageNet's, else numbers; a name that comes twice gets the number of its class."""
     names = model.pretrained_cfg.get('label_names')
     subset = infer_imagenet_subset(model)
     if names is None and subset is not None:
         info = ImageNetInfo(subset)
         names = [info.index_to_description(number) for number in range(model.num_classes)]
-    return list(names or map(str, range(model.num_classes)))
+    names = list(names or map(str, range(model.num_classes)))
+    counts = Counter(names)
+    return [name if counts[name] == 1 else f'{name} ({number})' for number, name in enumerate(names)]
 
 
 Shown = Tuple[str, Dict[str, float], Dict[str, float], Image.Image, Image.Image]
@@ -83,14 +102,15 @@ def classify(path: Optional[str], name: str) -> Shown:
     """
     if path is None:
         raise gr.Error('Upload a photograph first.', print_exception=False)
-    try:
-        picture = read_picture(Path(path))
-        model = load(name)
-    except (UnreadablePicture, NoWeights, DamagedFile, ValueError) as error:
-        raise gr.Error(str(error), print_exception=False) from error
-    config = resolve_data_config(model=model)
-    image = create_transform(**config)(picture)
-    explained = explain(model, image)
+    with _lock:
+        try:
+            picture = read_picture(Path(path))
+            model = load(name)
+        except (UnreadablePicture, NoWeights, DamagedFile, ValueError) as error:
+            raise gr.Error(str(error), print_exception=False) from error
+        config = resolve_data_config(model=model)
+        image = create_transform(**config)(picture)
+        explained = explain(model, image)
     names = class_names(model)
     view = seen(image, config['mean'], config['std'])
     return (
@@ -115,11 +135,13 @@ def sentence(explained: Explained, names: List[str]) -> str:
 
 def page(names: List[str]) -> gr.Blocks:
     """The page, which offers the networks `names`."""
-    with gr.Blocks(title='Dendritic CNNs', analytics_enabled=False) as blocks:
+    with gr.Blocks(
+            title='Dendritic CNNs', analytics_enabled=False, delete_cache=(_KEPT_SECONDS, _KEPT_SECONDS),
+    ) as blocks:
         gr.Markdown(_ABOUT)
         with gr.Row():
             with gr.Column():
-                photograph = Photograph(label='Photograph', sources=['upload', 'clipboard'])
+                photograph = Photograph(elem_id='photograph', label='Photograph', sources=['upload', 'clipboard'])
                 network = gr.Dropdown(names, value=names[0], label='Network')
                 button = gr.Button('Classify', variant='primary')
             with gr.Column():
@@ -128,8 +150,9 @@ def page(names: List[str]) -> gr.Blocks:
                     full = gr.Label(label='Probabilities', num_top_classes=5)
                     without = gr.Label(label='Without the quadratic term', num_top_classes=5)
                 with gr.Row():
-                    view = gr.Image(label='What the network sees', interactive=False, buttons=['download'])
-                    evidence = gr.Image(label='Quadratic term', interactive=False, buttons=['download'])
+                    shown = dict(interactive=False, buttons=['download'])
+                    view = gr.Image(elem_id='view', label='What the network sees', **shown)
+                    evidence = gr.Image(elem_id='evidence', label='Quadratic term', **shown)
         button.click(classify, [photograph, network], [answer, full, without, view, evidence])
     return blocks
 

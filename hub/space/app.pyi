@@ -37,11 +37,19 @@ class Photograph(gr.Image):
         """The component of the front end."""
         return 'image'
 
-    def preprocess(self, payload: Optional[gr.data_classes.ImageData]) -> Optional[str]:
-        """The path, None if nothing was uploaded."""
-        return payload and payload.path
-    from typing import TYPE_CHECKING, Any, Callable, Literal, Sequence
+    def preprocess(self, payload: Optional[ImageData]) -> Optional[str]:
+        """The path, None if nothing was uploaded.
 
+        Raises:
+            gr.Error: It is not of an upload: a client could name any file of this machine.
+        """
+        if payload is None or payload.path is None:
+            return None
+        path = Path(payload.path).resolve()
+        if not (path.is_relative_to(Path(get_upload_folder()).resolve()) and path.is_file()):
+            raise gr.Error('This file was not uploaded.', print_exception=False)
+        return str(path)
+    from typing import Callable, Literal, Sequence, Any, TYPE_CHECKING
     from gradio.blocks import Block
     if TYPE_CHECKING:
         from gradio.components import Timer

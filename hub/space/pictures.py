@@ -10,6 +10,9 @@ from PIL import Image, ImageOps
 MOST_BYTES = 20 << 20
 MOST_PIXELS = 50_000_000
 _LIMIT = f'at most {MOST_PIXELS // 10 ** 6} million pixels are taken.'
+_MOST_LENGTH = 20
+# Others go through decoders that were not made for a stranger's files; EPS would be handed to a program.
+_FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP')
 # Small inputs are enlarged to at least this many pixels a side.
 _SHOWN_SIZE = 320
 
@@ -28,18 +31,26 @@ def read_picture(path: Path) -> Image.Image:
     if size > MOST_BYTES:
         raise UnreadablePicture(f'The file has {size / 2 ** 20:.1f} MiB; at most {MOST_BYTES >> 20} MiB are taken.')
     try:
-        with Image.open(path) as image:
-            width, height = image.size
+        with Image.open(path, formats=_FORMATS) as image:
             # Before it is decoded: a small file can hold a huge picture.
-            if width * height > MOST_PIXELS:
-                raise UnreadablePicture(f'The picture has {width} x {height} pixels; {_LIMIT}')
+            _check_shape(*image.size)
             return ImageOps.exif_transpose(image).convert('RGB')
     except Image.UnidentifiedImageError as error:
-        raise UnreadablePicture('The file is no picture that can be read; upload a JPEG, PNG or WebP.') from error
+        raise UnreadablePicture(f'The file is no picture that can be read ({", ".join(_FORMATS)}).') from error
     except Image.DecompressionBombError as error:
         raise UnreadablePicture(f'The picture is huge; {_LIMIT}') from error
     except (OSError, SyntaxError) as error:
         raise UnreadablePicture('The picture is broken: it ends too early or is damaged. Upload it again.') from error
+
+
+def _check_shape(width: int, height: int) -> None:
+    if width * height > MOST_PIXELS:
+        raise UnreadablePicture(f'The picture has {width} x {height} pixels; {_LIMIT}')
+    # A network's input has at least the short side's size: a thread of pixels would be enlarged beyond all measure.
+    if max(width, height) > _MOST_LENGTH * min(width, height):
+        raise UnreadablePicture(
+            f'The picture has {width} x {height} pixels; its long side may be at most {_MOST_LENGTH} times the short.'
+        )
 
 
 def seen(image: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> Image.Image:
