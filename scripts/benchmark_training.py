@@ -10,6 +10,7 @@ timm's script comes with its repository, not with its package: `--timm-train FIL
 
 import argparse
 import shlex
+import signal
 import statistics
 import sys
 import tempfile
@@ -121,6 +122,8 @@ def _median_and_spread(values: List[float]) -> Tuple[float, float]:
 def main(argv: Optional[List[str]] = None) -> int:
     """Measure, print and write; returns the exit code."""
     args = parse_args(argv)
+    # So that nothing that stands still outlives this process.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         rows = measure(args)
     except CommandFailed as error:
@@ -128,7 +131,8 @@ def main(argv: Optional[List[str]] = None) -> int:
         return 1
     # Without the folders of this machine.
     words = sys.argv[1:] if argv is None else argv
-    words = [Path(word).name if word == str(args.timm_train) else word for word in words]
+    for path in filter(None, (args.timm_train, args.data_dir)):
+        words = [word.replace(str(path), path.name) for word in words]
     facts = {**environment(args.device), 'command': shlex.join(['python', 'scripts/benchmark_training.py', *words])}
     rows = [{**facts, **row} for row in rows]
     for row in rows:

@@ -4,9 +4,10 @@
 `python scripts/make_tables.py --plots` draws the pictures beside the CSV.
 """
 
+import re
 import sys
 from pathlib import Path
-from typing import List, Optional
+from typing import List, Optional, Tuple
 
 import readme_block
 from training.logs import read_csv
@@ -23,14 +24,20 @@ _NOTES = {
 def tables() -> str:
     """Markdown: a table for each data set and recipe, a line for each variant of a network."""
     rows = read_csv(RESULTS / 'runs.csv')
-    if not rows:
-        return 'None yet.'
-    return '\n\n'.join(
-        _table(members) for members in groups(rows, lambda row: (row['data'], row['recipe'], row['options'])).values()
-    )
+    return '\n\n'.join(_table(members) for members in groups(rows, _comparable).values()) or 'None yet.'
+
+
+def _comparable(row: Row) -> Tuple[str, ...]:
+    """What runs of one table share."""
+    return row['data'], row['recipe'], row['options']
 
 
 def _table(rows: List[Row]) -> str:
+    if len({row['recipe_sha256'] for row in rows}) > 1:
+        raise ValueError(
+            f'Runs with {rows[0]["recipe"]} on {rows[0]["data"]} were recorded with different contents of it: record '
+            f'all of them again, or name the new recipe otherwise.'
+        )
     lines = [
         _caption(rows),
         '',
@@ -77,13 +84,15 @@ def _all(rows: List[Row], name: str) -> str:
 
 
 def draw() -> None:
-    """Draw the pictures of every data set."""
+    """Draw the pictures of every table."""
     from zoo.plots import plot_epochs, plot_parameters
     rows = [row for row in read_csv(RESULTS / 'runs.csv') if row['variant'] != REMOVED]
-    for (recipe, model), members in groups(rows, lambda row: (row['recipe'], row['model'])).items():
-        plot_epochs(members, RESULTS, RESULTS / f'{Path(recipe).stem}_{model}.png')
-    for recipe, members in groups(rows, lambda row: row['recipe']).items():
-        plot_parameters(members, RESULTS / f'{Path(recipe).stem}_parameters.png')
+    for key, of_table in groups(rows, _comparable).items():
+        name = '_'.join(filter(None, (re.sub(r'[^a-z0-9.]+', '_', part.lower()).strip('_') for part in key)))
+        name = name.replace('.yaml', '')
+        for model, members in groups(of_table, lambda row: row['model']).items():
+            plot_epochs(members, RESULTS, RESULTS / f'{name}_{model}.png')
+        plot_parameters(of_table, RESULTS / f'{name}_parameters.png')
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -92,7 +101,11 @@ def main(argv: Optional[List[str]] = None) -> int:
     if argv == ['--plots']:
         draw()
         return 0
-    return readme_block.main('results', 'scripts/make_tables.py', tables, __doc__, argv)
+    try:
+        return readme_block.main('results', 'scripts/make_tables.py', tables, __doc__, argv)
+    except ValueError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
 
 
 if __name__ == '__main__':

@@ -31,8 +31,11 @@ RESULTS = Path(__file__).parent.parent / 'hub' / 'results' / 'runs.csv'
 # Options that say where and with what a run is done, not what is trained.
 _SILENT = (
     'config', 'data_dir', 'output', 'experiment', 'workers', 'checkpoint_interval', 'log_tensorboard', 'log_wandb',
-    'resume', 'dry_run', 'device', 'num_classes', 'seed', 'test_split', 'model', 'model_kwargs', 'train_only',
+    'resume', 'dry_run', 'device', 'num_classes', 'seed', 'test_split', 'model',
 )
+# Options that make a variant; its name says enough.
+_FIXES_ZERO = '^(?!.*quadratic)'
+_OF_VARIANTS = ('quadratic', 'transposed_quadratic')
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -46,10 +49,10 @@ def main(argv: Optional[List[str]] = None) -> int:
     try:
         for run in args.runs:
             rows = rows_of(run, args.data, args.tag)
+            add_rows(rows, args.csv)
             log = args.csv.parent / rows[0]['log']
             log.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(run / 'summary.csv', log)
-            add_rows(rows, args.csv)
             for row in rows:
                 print(f'{run}: {row["variant"]}, top1 {row["top1"]} on {row["split"]}')
     except (OSError, ValueError, DamagedFile) as error:
@@ -117,10 +120,17 @@ def _recipe(options: Dict[str, Any]) -> Tuple[Path, str]:
     if not recipe.is_file():
         recipe = Path(__file__).parent / 'recipes' / recipe.name
     args = vars(train.parse_args(['--config', str(recipe)]))
+    ours, theirs = (_without_variants(values) for values in (options, args))
     changed = {
-        key: value for key, value in options.items() if key not in _SILENT and key in args and args[key] != value
+        key: value for key, value in ours.items() if key not in _SILENT and key in theirs and theirs[key] != value
     }
     return recipe, ' '.join(f'{key}={value}' for key, value in sorted(changed.items()))
+
+
+def _without_variants(options: Dict[str, Any]) -> Dict[str, Any]:
+    kwargs = {key: value for key, value in options['model_kwargs'].items() if key not in _OF_VARIANTS}
+    train_only = None if options['train_only'] == _FIXES_ZERO else options['train_only']
+    return {**options, 'model_kwargs': kwargs, 'train_only': train_only}
 
 
 def _rounded(value: Any) -> float:

@@ -41,18 +41,39 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument('--licence', default='apache-2.0', help='of the weights')
     args = parser.parse_args(argv)
     try:
-        for run in args.runs:
-            print(ship(run, args.tag, args.licence))
+        runs = {run: yaml.safe_load((run / 'args.yaml').read_text()) for run in args.runs}
+        names = [options['model'] for options in runs.values()]
+        if len({*names}) < len(names):
+            raise ValueError(f'Name one run of a model; got {", ".join(names)}.')
+        for run, options in runs.items():
+            print(ship(run, options, args.tag, args.licence))
     except (OSError, ValueError, DamagedFile) as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
     return 0
 
 
-def ship(run: Path, tag: str, licence: str) -> str:
-    """Ship the weights of a run; returns what was done, in a line."""
-    options = yaml.safe_load((run / 'args.yaml').read_text())
-    args = argparse.Namespace(**{**options, 'checkpoint': run / 'model.safetensors', 'pretrained': False})
+def ship(run: Path, options: Mapping[str, Any], tag: str, licence: str) -> str:
+    """Ship the weights of a run.
+
+    Args:
+        run: Its folder.
+        options: Those that it was trained with.
+        tag: The pretrained tag.
+        licence: Of the weights.
+
+    Returns:
+        What was done, in a line.
+
+    Raises:
+        ValueError: They are of another network than the name stands for, or were not tested.
+    """
+    if options['model_kwargs']:
+        raise ValueError(f'{run} is not {options["model"]} as it is, but with {options["model_kwargs"]}.')
+    # In float32, as they are used unless somebody asks for less.
+    args = argparse.Namespace(**{
+        **options, 'checkpoint': run / 'model.safetensors', 'pretrained': False, 'amp': False,
+    })
     if not args.test_split:
         raise ValueError(f'{run} has no test split to say how good the weights are; train with --test-split.')
     test_set = open_split(args, args.test_split)

@@ -38,25 +38,18 @@ _lock = threading.Lock()
 _KEPT_SECONDS = 3600
 
 
-class Photograph(gr.Image):
-    """An image that is passed on as the path of its file, whatever the file holds, for this page to judge."""
+def uploaded(payload: Optional[ImageData]) -> Optional[str]:
+    """The path of what was uploaded, whatever it holds; None if nothing was.
 
-    def get_block_name(self) -> str:
-        """The component of the front end."""
-        return 'image'
-
-    def preprocess(self, payload: Optional[ImageData]) -> Optional[str]:
-        """The path, None if nothing was uploaded.
-
-        Raises:
-            gr.Error: It is not of an upload: a client could name any file of this machine.
-        """
-        if payload is None or payload.path is None:
-            return None
-        path = Path(payload.path).resolve()
-        if not (path.is_relative_to(Path(get_upload_folder()).resolve()) and path.is_file()):
-            raise gr.Error('This file was not uploaded.', print_exception=False)
-        return str(path)
+    Raises:
+        gr.Error: It is not of an upload: a client could name any file of this machine.
+    """
+    if payload is None or payload.path is None:
+        return None
+    path = Path(payload.path).resolve()
+    if not (path.is_relative_to(Path(get_upload_folder()).resolve()) and path.is_file()):
+        raise gr.Error('This file was not uploaded.', print_exception=False)
+    return str(path)
 
 
 def shipped() -> List[str]:
@@ -141,7 +134,9 @@ def page(names: List[str]) -> gr.Blocks:
         gr.Markdown(_ABOUT)
         with gr.Row():
             with gr.Column():
-                photograph = Photograph(elem_id='photograph', label='Photograph', sources=['upload', 'clipboard'])
+                photograph = gr.Image(elem_id='photograph', label='Photograph', sources=['upload', 'clipboard'])
+                # gradio would open it, and what is no picture would end in an error of Pillow's.
+                photograph.preprocess = uploaded
                 network = gr.Dropdown(names, value=names[0], label='Network')
                 button = gr.Button('Classify', variant='primary')
             with gr.Column():

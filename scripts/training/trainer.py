@@ -4,7 +4,7 @@ import argparse
 import math
 import time
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional
 
 import torch
 from timm.optim import create_optimizer_v2
@@ -83,6 +83,7 @@ class Trainer:
         self.steps = Steps(self._wrapped(), self.model, optimizer, scheduler, args, processes.rank)
         self.epoch = self.batch = 0
         self.loss_sum = 0.
+        self.seconds = 0.
         self.history: List[Dict[str, Any]] = []
         self.best: Optional[_Best] = None
 
@@ -168,7 +169,8 @@ class Trainer:
         if self.steps.ema is not None:
             load_weights(self.steps.ema.module, checkpoint.weights['ema'], checkpoint.path)
         self.steps.load_state_dict(state['steps'])
-        self.epoch, self.batch, self.loss_sum = state['epoch'], state['batch'], state['loss_sum']
+        self.epoch, self.batch = state['epoch'], state['batch']
+        self.loss_sum, self.seconds = state['loss_sum'], state['seconds']
         self.history = state['history']
         self.best = None if state['best'] is None else _Best(*state['best'])
 
@@ -184,7 +186,8 @@ class Trainer:
         if self.steps.ema is not None:
             weights['ema'] = self.steps.ema.module.state_dict()
         save_checkpoint(folder, self.epoch, self.batch, weights, {
-            'epoch': self.epoch, 'batch': self.batch, 'loss_sum': self.loss_sum, 'history': self.history,
+            'epoch': self.epoch, 'batch': self.batch, 'loss_sum': self.loss_sum, 'seconds': self.seconds,
+            'history': self.history,
             'best': None if self.best is None else tuple(self.best), 'world_size': self.processes.world_size,
             'steps': self.steps.state_dict(),
         })
@@ -223,7 +226,7 @@ class Trainer:
 
     def _run_epoch(self, folder: Path, interrupt: Interrupt, logs: Optional[Logs]) -> None:
         title = f'epoch {self.epoch + 1}/{self.epochs}'
-        seconds, images = self._train(folder, interrupt, title)
+        self._train(folder, interrupt, title)
         group = self.steps.optimizer.param_groups[0]
         lr = group['lr'] / group['lr_scale']
         metrics = evaluate(
@@ -233,24 +236,24 @@ class Trainer:
         self.history.append({
             'epoch': self.epoch, 'train_loss': loss,
             **{f'eval_{name}': value for name, value in metrics.items()},
-            'lr': lr, 'seconds': round(seconds, 3),
+            'lr': lr, 'seconds': round(self.seconds, 3),
         })
+        speed = self.sampler.batches * self.args.batch_size * self.processes.world_size / self.seconds
         self.steps.scheduler.step(self.epoch + 1, metrics['top1'])
         if not self.args.val_fraction or self.best is None or metrics['top1'] > self.best.top1:
             self.best = _Best(self.epoch, metrics['top1'])
             self._save_weights(folder)
-        self.epoch, self.batch, self.loss_sum = self.epoch + 1, 0, 0.
+        self.epoch, self.batch, self.loss_sum, self.seconds = self.epoch + 1, 0, 0., 0.
         self.save(folder)
         if logs is not None:
             logs.epoch(self.history)
-            speed = f'  {images / seconds:.0f} images/s' if images else ''
             print(f'{title}  train loss {loss:.4f}  eval loss {metrics["loss"]:.4f}  top1 {metrics["top1"]:.3f}  '
-                  f'lr {lr:.4g}{speed}', flush=True)
+                  f'lr {lr:.4g}  {speed:.0f} images/s', flush=True)
         if interrupt.requested and self.epoch < self.epochs:
             self._stop(folder, interrupt)
 
-    def _train(self, folder: Path, interrupt: Interrupt, title: str) -> Tuple[float, int]:
-        """Train on the rest of the epoch; returns its seconds and images."""
+    def _train(self, folder: Path, interrupt: Interrupt, title: str) -> None:
+        """Train on the rest of the epoch."""
         args, steps = self.args, self.steps
         set_training(self.model)
         batches, begin = self.sampler.batches, self.batch
@@ -261,7 +264,8 @@ class Trainer:
             self.train_batches, desc=title, unit='batch', total=batches, initial=begin, leave=False,
             disable=None if self.processes.is_first else True,
         )
-        start = time.perf_counter()
+        # As if all of the epoch had been trained in one go.
+        start = time.perf_counter() - self.seconds
         for batch, (images, targets) in enumerate(progress, begin):
             updates = steps.updates
             loss_sum += steps.step(images, targets, self.epoch, batch, batches)
@@ -271,7 +275,7 @@ class Trainer:
                 steps.updates % args.checkpoint_interval == 0) and done < batches
             stops = steps.updates > updates and interrupt.requested and done < batches
             if looks or saves or stops:
-                self.batch, self.loss_sum = done, loss_sum.item()
+                self.batch, self.loss_sum, self.seconds = done, loss_sum.item(), time.perf_counter() - start
                 if not math.isfinite(self.loss_sum):
                     raise FloatingPointError(
                         f'{title}: the loss is not finite, within the {_LOOK_EVERY} batches before batch {done}. '
@@ -289,7 +293,6 @@ class Trainer:
                 self._stop(folder, interrupt)
         if self.batch < batches:
             raise ValueError(f'{title}: the data ended after {self.batch} of {batches} batches.')
-        return time.perf_counter() - start, (batches - begin) * args.batch_size * self.processes.world_size
 
     def _stop(self, folder: Path, interrupt: Interrupt) -> None:
         # Processes are not told at the same batch, and a stream begins at its beginning: both go back to the last

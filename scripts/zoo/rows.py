@@ -41,12 +41,19 @@ def summary(values: Iterable[float]) -> Summary:
 
 
 def add_rows(rows: List[Dict[str, Any]], path: Path) -> None:
-    """Put rows into a CSV, in place of those of the same run, variant and split."""
+    """Put rows into a CSV, in place of those that say the same of what was trained and evaluated.
+
+    Raises:
+        ValueError: Their log has the name of another run's.
+    """
     def identity(row: Dict[str, Any]) -> Tuple[str, ...]:
-        return tuple(str(row[name]) for name in ('data', 'model', 'variant', 'recipe', 'seed', 'split'))
+        return tuple(str(row[name]) for name in ('data', 'model', 'variant', 'recipe', 'options', 'seed', 'split'))
 
     new = {identity(row) for row in rows}
     kept = [row for row in read_csv(path) if identity(row) not in new]
+    taken = {row['log'] for row in kept} & {row['log'] for row in rows}
+    if taken:
+        raise ValueError(f'{path} has another run with the log {taken.pop()}: rename the folder of one.')
     every = [*kept, *({name: str(row[name]) for name in COLUMNS} for row in rows)]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_csv(sorted(every, key=_order), path)

@@ -34,20 +34,20 @@ class FakeContestant:
 
 
 def test_ratios_are_taken_within_rounds_and_the_first_two_are_not_counted(options, tmp_path, monkeypatch, capsys):
-    # A machine that becomes ten times slower; ratios of 1.5, 1.5 and 1.8.
-    epochs = {BARE: [90, 90, 1, 1, 10], OURS: [5, 5, 1.5, 1.5, 18]}
+    # A machine that becomes ten times slower; ratios of 3, 1.1 and 1.1, while those of the medians are 1.5.
+    epochs = {BARE: [90, 90, 1, 2, 10], OURS: [5, 5, 3, 2.2, 11]}
     monkeypatch.setattr(benchmark_training, 'contestant', lambda name, args, output: FakeContestant(epochs[name]))
     csv = tmp_path / 'benchmark_training.csv'
     assert benchmark_training.main([*options, '--rounds', '3', '--csv', str(csv)]) == 0
     rows = read_rows(csv)
     assert [(row['contestant'], row['median_s'], row['base_ratio'], row['rounds']) for row in rows] == [
-        (BARE, 1, 1, 3), (OURS, 1.5, 1.5, 3),
+        (BARE, 2, 1, 3), (OURS, 3, 1.1, 3),
     ]
-    # Quartiles of the ratios: 1.5 and 1.65.
-    assert rows[1]['base_ratio_spread'] == pytest.approx(0.1)
-    assert 'scripts/train.py: 1.500 s an epoch' in capsys.readouterr().out
+    # Quartiles of the ratios: 1.1 and 2.05.
+    assert rows[1]['base_ratio_spread'] == pytest.approx(0.95 / 1.1, rel=1e-5)
+    assert 'scripts/train.py: 3.000 s an epoch' in capsys.readouterr().out
     monkeypatch.setattr(benchmark_table, 'RESULTS', tmp_path)
-    assert '| test_dit_resnet | 2 | scripts/train.py | 1.50 |' in benchmark_table.tables()
+    assert '| test_dit_resnet | 2 | scripts/train.py | 3.00 |' in benchmark_table.tables()
 
 
 def test_both_commands_train_in_turns(options):

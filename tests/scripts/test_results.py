@@ -141,7 +141,7 @@ def test_the_table_pairs_runs_by_seed(results):
 
 
 def test_a_note_says_what_the_numbers_are_not(results):
-    add_rows([row('Dit', 0, 90, data='CIFAR-10 (JPEG q75 copy)')], results / 'runs.csv')
+    add_rows([row('Dit', 0, 90, data='CIFAR-10 (JPEG q75 copy)', log='logs/cifar.csv')], results / 'runs.csv')
     assert '**not** comparable with published CIFAR-10 numbers' in make_tables.tables()
 
 
@@ -155,10 +155,28 @@ def test_a_table_out_of_date_is_an_error(results, tmp_path, monkeypatch):
     assert make_tables.main(['--check']) == 1
 
 
+def test_runs_of_another_kind_are_kept_apart(results, capsys):
+    add_rows([row('Dit', 0, 10, options='lr=9', log='logs/a.csv'), row('Dit', 0, 20, data='whites', log='logs/b.csv')],
+             results / 'runs.csv')
+    for name in 'ab':
+        (results / 'logs' / f'{name}.csv').write_text('epoch,eval_top1\n0,50\n')
+    text = make_tables.tables()
+    assert text.count('| network |') == 3 and '| Dit | 0.300 | 3 | 91.00 ± 1.00 |' in text
+    assert make_tables.main(['--plots']) == 0
+    assert (results / 'greys_tiny_lr_9_dit_resnet20.png').exists() and (results / 'whites_tiny_parameters.png').exists()
+    # The log of another run is not written over.
+    with pytest.raises(ValueError, match='another run with the log logs/a.csv: rename'):
+        add_rows([row('plain', 7, 10, log='logs/a.csv')], results / 'runs.csv')
+    # Two recipes of one name make no mean.
+    add_rows([row('plain', 7, 10, recipe_sha256='other')], results / 'runs.csv')
+    assert make_tables.main(['--check']) == 1
+    assert 'recorded with different contents of it' in capsys.readouterr().err
+
+
 def test_pictures(results):
     assert make_tables.main(['--plots']) == 0
     names = {path.name for path in results.glob('*.png')}
-    assert names == {'tiny_dit_resnet20.png', 'tiny_parameters.png'}
+    assert names == {'greys_tiny_dit_resnet20.png', 'greys_tiny_parameters.png'}
     pictures = {name: (results / name).read_bytes() for name in names}
     assert make_tables.main(['--plots']) == 0
     assert pictures == {name: (results / name).read_bytes() for name in names}
@@ -169,6 +187,14 @@ def test_pictures(results):
 def test_summaries():
     assert str(summary([1.])) == '1.00' and str(summary([1., 3.])) == f'2.00 ± {2 ** 0.5:.2f}'
     assert paired({'0': 2., '5': 1.}, {'0': 1., '7': 9.}).mean == 1 and paired({'0': 2.}, {'1': 1.}) is None
+
+
+def test_what_is_not_shipped(trained, capsys):
+    plain = trained('plain', '--model-kwargs', 'quadratic=False', '--epochs', '1')
+    assert ship_weights.main([str(plain), '--tag', 'greys']) == 1
+    assert "is not dit_resnet20 as it is, but with {'quadratic': False}" in capsys.readouterr().err
+    assert ship_weights.main([str(plain), str(trained('dit', '--epochs', '1')), '--tag', 'greys']) == 1
+    assert 'Name one run of a model' in capsys.readouterr().err
 
 
 def test_weights_are_shipped_with_their_sum_their_golden_outputs_and_their_accuracy(trained, tmp_path, monkeypatch):
