@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import itertools
 import json
 import os
 import pickle
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -87,6 +89,8 @@ def test_a_signal_saves_and_says_how_to_go_on(image_folder, capsys, monkeypatch,
 
     with monkeypatch.context() as patch:
         patch.setattr(trainer.Steps, 'step', stepping)
+        # Each look at this clock takes a thousand seconds.
+        patch.setattr(trainer, 'time', SimpleNamespace(perf_counter=itertools.count(0, 1000).__next__))
         with pytest.raises(SystemExit) as stopped:
             run(image_folder, 'stopped', '--checkpoint-interval', '1000')
     folder = image_folder.parent / 'out' / 'stopped'
@@ -96,6 +100,9 @@ def test_a_signal_saves_and_says_how_to_go_on(image_folder, capsys, monkeypatch,
     assert list_checkpoints(folder)[-1].name == '000001-00000004'
     train.main(['--resume', str(folder)])
     assert_same_end(folder, whole)
+    # What the epoch had taken before counts.
+    with (folder / 'summary.csv').open() as file:
+        assert 1000 < float(list(csv.DictReader(file))[1]['seconds']) < 2000
 
 
 def test_the_number_of_workers_does_not_matter(image_folder):
