@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import List
 
+from matplotlib.ticker import MaxNLocator
 from training.logs import read_csv
 from training.pyplot import plt
 
@@ -29,6 +30,7 @@ def plot_epochs(rows: List[Row], results: Path, target: Path) -> None:
             epochs, [min(values) for values in zip(*logs)], [max(values) for values in zip(*logs)],
             color=_COLORS[variant], alpha=0.2, linewidth=0,
         )
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     _finish(figure, axis, f'{rows[0]["model"]}, {rows[0]["data"]}', 'epoch', 'top-1 on held-out images (%)', target)
 
 
