@@ -34,7 +34,7 @@ _SILENT = (
     'resume', 'dry_run', 'device', 'num_classes', 'seed', 'test_split', 'model',
 )
 # Options that make a variant; its name says enough.
-_FIXES_ZERO = '^(?!.*quadratic)'
+_FIXES_ZERO = ['^(?!.*quadratic)']
 _OF_VARIANTS = ('quadratic', 'transposed_quadratic')
 
 

