@@ -121,6 +121,8 @@ def main(argv: Optional[List[str]] = None) -> int:
         return _COMMANDS[args.command](args)
     except HfHubHTTPError as error:
         print(f'error: {str(error).strip().splitlines()[0]} {remedy(error)}', file=sys.stderr)
+    except httpx2.ConnectError as error:
+        print(f'error: the Hub cannot be reached ({error}). Is there a network?', file=sys.stderr)
     except httpx2.TransportError as error:
         print(
             f'error: the connection to the Hub was lost ({error}). What was sent may have arrived: the same push again '

@@ -202,6 +202,16 @@ def test_refusals_say_what_to_do(hub, command, exported, token, message):
     assert 'me/greys' not in hub.repos
 
 
+@pytest.mark.parametrize('words', [('push', 'me/greys'), ('verify', 'me/greys'), ('registry', 'me/greys')])
+def test_a_hub_that_cannot_be_reached(hub, command, exported, words):
+    # Nothing listens on this port.
+    nowhere = {'HF_ENDPOINT': 'http://127.0.0.1:9'}
+    first, name = words
+    found = command(hub, first, *([exported] if first == 'push' else []), name, **nowhere)
+    assert found.returncode == 1 and 'Hub cannot be reached' in found.stderr, found.stderr
+    assert 'Traceback' not in found.stderr and 'may have arrived' not in found.stderr
+
+
 def test_what_is_no_export_is_not_pushed(exported):
     (exported / 'optimizer.pt').write_bytes(b'')
     (exported / 'golden.safetensors').unlink()
