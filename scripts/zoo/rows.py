@@ -13,7 +13,8 @@ COLUMNS = (
     'recipe_sha256', 'options', 'precision', 'device', 'threads', 'torch', 'timm', 'parameters', 'top1', 'top5', 'loss',
     'train_seconds', 'log',
 )
-DIT, PLAIN, REMOVED, FIXED, TRANSPOSED = 'Dit', 'plain', 'Dit, A = 0 after training', 'Dit, A fixed at 0', 'transposed'
+DIT, PLAIN, TRANSPOSED = 'Dit', 'plain', 'Dit, map transposed'
+REMOVED, FIXED = 'Dit, A = 0 after training', 'Dit, A fixed at 0'
 # In the order of the tables.
 VARIANTS = (PLAIN, DIT, REMOVED, FIXED, TRANSPOSED)
 

@@ -61,7 +61,7 @@ def test_rows_of_runs(trained, tmp_path):
     command = [*map(str, runs), '--data', 'greys', '--csv', str(table)]
     assert record_run.main(command) == 0
     rows = {row['variant']: row for row in read_csv(table)}
-    assert set(rows) == {'Dit', 'Dit, A = 0 after training', 'plain', 'Dit, A fixed at 0', 'transposed'}
+    assert set(rows) == {'Dit', 'Dit, A = 0 after training', 'plain', 'Dit, A fixed at 0', 'Dit, map transposed'}
     facts = environment('cpu')
     for row in rows.values():
         assert list(row) == list(COLUMNS)
@@ -69,7 +69,7 @@ def test_rows_of_runs(trained, tmp_path):
         assert (row['data'], row['split'], row['images'], row['chosen']) == ('greys', 'test', '15', 'best')
         assert (row['torch'], row['timm'], row['device']) == (torch.__version__, timm.__version__, facts['device'])
         assert (table.parent / row['log']).read_bytes() == (tmp_path / 'out' / row['run'] / 'summary.csv').read_bytes()
-    assert rows['transposed']['options'] == 'lr=0.01'
+    assert rows['Dit, map transposed']['options'] == 'lr=0.01'
     assert rows['Dit']['options'] == rows['plain']['options'] == rows['Dit, A fixed at 0']['options'] == ''
     assert (rows['Dit']['seed'], rows['Dit, A fixed at 0']['seed']) == ('3', '4')
     with (runs[0] / 'results.csv').open() as file:
