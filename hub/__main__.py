@@ -1,12 +1,14 @@
 """Command line: `python -m hub COMMAND --help`."""
 
 import argparse
+import re
 import sys
 from pathlib import Path
 from typing import List, Optional, Tuple
 
 import httpx2
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from dit_timm.models.hub_errors import remedy
 from dit_timm.models.weight_files import DamagedFile
@@ -27,8 +29,12 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser('export', help='run folder to a folder of weights, config, golden outputs and card')
     command.add_argument('run', type=Path, metavar='RUN', help='folder that scripts/train.py wrote')
     command.add_argument('--out', type=Path, required=True, metavar='DIR')
-    command.add_argument('--tag', required=True, help='what the weights are called: says the data, such as cifar10_q75')
-    command.add_argument('--licence', help='of the weights, such as apache-2.0')
+    command.add_argument(
+        '--tag', type=_tag, required=True, help='what the weights are called: says the data, such as cifar10_q75',
+    )
+    command.add_argument(
+        '--licence', help='of the weights, such as apache-2.0; weights that the run began with bring theirs along',
+    )
     command.add_argument('--weights', default=KEPT, choices=(KEPT, AVERAGED, PLAIN), help='default: those the run kept')
     _add_card_options(command)
 
@@ -39,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
 
     command = commands.add_parser('push', help='publish an export; without --yes say what would be done')
     command.add_argument('folder', type=Path, metavar='DIR', help='folder of the export')
-    command.add_argument('repo_id', metavar='OWNER/NAME')
+    command.add_argument('repo_id', type=_repo_id, metavar='OWNER/NAME')
     command.add_argument('--yes', action='store_true', help='do it')
     command.add_argument('--public', action='store_true', help='let a new repository be public (default: private)')
     command.add_argument('--revision', default='main', metavar='BRANCH')
@@ -49,19 +55,40 @@ def _parser() -> argparse.ArgumentParser:
     for name, text in (('verify', 'download a model afresh and look at all of it'),
                        ('registry', 'print the cfg entry of a published model')):
         command = commands.add_parser(name, help=text)
-        command.add_argument('repo_id', metavar='OWNER/NAME[@REVISION]')
+        command.add_argument('repo_id', type=_repo_id_at, metavar='OWNER/NAME[@REVISION]')
     return parser
 
 
 def _add_card_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--repo-id', required=True, metavar='OWNER/NAME', help='repository that the card names')
+    parser.add_argument(
+        '--repo-id', type=_repo_id, required=True, metavar='OWNER/NAME', help='repository that the card names',
+    )
     parser.add_argument('--data', required=True, metavar='NAME', help='what the data are called')
     parser.add_argument('--dataset', metavar='ID', help='their id on the Hub, if they have one')
 
 
-def _split(repo_id: str) -> Tuple[str, Optional[str]]:
-    name, _, revision = repo_id.partition('@')
-    return name, revision or None
+def _tag(text: str) -> str:
+    if not re.fullmatch(r'[\w-]+', text):
+        raise argparse.ArgumentTypeError(f'a tag has letters, digits, "_" and "-", as in cifar10_q75; got {text!r}.')
+    return text
+
+
+def _repo_id(text: str) -> str:
+    try:
+        validate_repo_id(text)
+        valid = text.count('/') == 1
+    except HFValidationError:
+        valid = False
+    if not valid:
+        raise argparse.ArgumentTypeError(
+            f'a repository is OWNER/NAME, as in me/my-model, of letters, digits, "-", "_" and "."; got {text!r}.'
+        )
+    return text
+
+
+def _repo_id_at(text: str) -> Tuple[str, Optional[str]]:
+    name, _, revision = text.partition('@')
+    return _repo_id(name), revision or None
 
 
 def _export(args: argparse.Namespace) -> int:
@@ -93,7 +120,7 @@ def _push(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    return _report(*_split(args.repo_id))
+    return _report(*args.repo_id)
 
 
 def _report(repo_id: str, revision: Optional[str]) -> int:
@@ -107,7 +134,7 @@ def _report(repo_id: str, revision: Optional[str]) -> int:
 
 
 def _registry(args: argparse.Namespace) -> int:
-    print(registry_entry(*_split(args.repo_id)))
+    print(registry_entry(*args.repo_id))
     return 0
 
 

@@ -135,7 +135,10 @@ def _updated(old: ModelCard, new: ModelCard) -> ModelCard:
     opened = re.findall(r'<!-- generated: (\w+) -->', old.text)
     found = [match[1] for match in _BLOCK.finditer(old.text)]
     if opened != found:
-        raise ValueError(f'{CARD}: the blocks {sorted(set(opened) - set(found))} begin and do not end.')
+        raise ValueError(
+            f'{CARD}: the blocks {sorted(set(opened) - set(found))} begin and do not end. Put '
+            f'"<!-- /generated: NAME -->" after each, or remove {CARD} for a new card.'
+        )
     text = _BLOCK.sub(lambda match: blocks.get(match[1], match[0]), old.text)
     missing = [block for name, block in blocks.items() if name not in found]
     by_hand = {key: value for key, value in old.data.to_dict().items() if key not in _GENERATED_KEYS}

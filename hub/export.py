@@ -37,9 +37,14 @@ def export(run: Run, out: Path, tag: str, licence: Optional[str] = None, weights
 
     Raises:
         LicenceError: See there.
+        ValueError: `out` is a file, or the folder of a run.
         DamagedFile: The weights are damaged, not finite, or do not give the same outputs twice.
         OSError: A file cannot be written.
     """
+    if out.exists() and not out.is_dir():
+        raise ValueError(f'{out} is a file; name a folder.')
+    if (out / 'summary.csv').exists():
+        raise ValueError(f'{out} is the folder of a run, whose files would be written over; name another folder.')
     licence = licence_of(run, licence)
     model = load_model(run, weights)
     check_finite(model)
@@ -91,5 +96,8 @@ def _config(run: Run, model: nn.Module, config: Dict[str, Any], tag: str, licenc
         written = json.loads((Path(folder) / CONFIG).read_text())
     # It stands at the top already; transformers passes it twice otherwise.
     written.get('model_args', {}).pop('num_classes', None)
-    written['pretrained_cfg'].update(tag=tag, license=licence, hf_hub_filename=WEIGHTS)
+    # What the network's own pretrained weights tell apart is not what these do.
+    for key in ('label_names', 'label_descriptions'):
+        written['pretrained_cfg'].pop(key, None)
+    written['pretrained_cfg'].update(names, tag=tag, license=licence, hf_hub_filename=WEIGHTS)
     return written

@@ -18,6 +18,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (
     EntryNotFoundError,
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
 )
@@ -148,8 +149,13 @@ def _download(
         path = Path(hf_hub_download(repository, filename, revision=revision, cache_dir=cache_dir))
     except (HfHubHTTPError, EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         raise NoWeights(f'{name}: {_reason(error, filename)}') from error
+    except HFValidationError as error:
+        raise NoWeights(
+            f'{name} is neither a name of timm\'s registry nor a repository, OWNER/NAME: {error} A folder of timm\'s '
+            f'format loads with timm.create_model(\'local-dir:FOLDER\', pretrained=True).'
+        ) from error
     except (httpx2.TransportError, ValueError) as error:
-        # A connection that broke, and the client's word for names that cannot be.
+        # A connection that broke, and the client's word for what it cannot do.
         raise NoWeights(f'{name}: {filename} could not be downloaded: {error}. Try again.') from error
     stored = os.path.basename(os.path.realpath(path))
     known = _SHA256.fullmatch(stored) or _BLOB_ID.fullmatch(stored)

@@ -14,8 +14,10 @@ from hub_server import Fault
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 
+from dit_timm import load_pretrained_checked
+from dit_timm.models.checked import NoWeights
 from dit_timm.models.weight_files import read_weights, weights_bytes
-from hub import card
+from hub import __main__ as command_line, card
 from hub.export import LicenceError, export
 from hub.push import NotAnExport, plan
 from hub.run import read_run
@@ -59,6 +61,54 @@ def test_an_export_is_what_the_run_evaluated(exported, trained_run):
     # Nothing says where on its machine the run was.
     for path in exported.iterdir():
         assert str(trained_run.parent).encode() not in path.read_bytes()
+
+
+def test_the_classes_are_those_of_the_run(tmp_path, trained_run):
+    run = read_run(trained_run)
+    # An architecture whose own pretrained weights tell other things apart.
+    model = timm.create_model('dit_resnet20', num_classes=3)
+    (tmp_path / 'run').mkdir()
+    for path in trained_run.iterdir():
+        if path.suffix in ('.csv', '.yaml'):
+            shutil.copy(path, tmp_path / 'run')
+    metadata = {'classes': json.dumps(run.classes)}
+    (tmp_path / 'run' / 'model.safetensors').write_bytes(weights_bytes(model.state_dict(), metadata))
+    run = read_run(tmp_path / 'run')
+    run = run._replace(options={**run.options, 'model': 'dit_resnet20', 'model_kwargs': {}})
+    export(run, tmp_path / 'out', 'greys', 'mit')
+    config = json.loads((tmp_path / 'out' / 'config.json').read_text())
+    assert config['label_names'] == config['pretrained_cfg']['label_names'] == ['class0', 'class1', 'class2']
+
+
+def test_an_export_writes_over_no_run_and_no_file(trained_run, tmp_path):
+    before = {path.name: path.read_bytes() for path in trained_run.iterdir() if path.is_file()}
+    with pytest.raises(ValueError, match='is the folder of a run, whose files would be written over'):
+        export(read_run(trained_run), trained_run, 'greys', 'mit')
+    assert {path.name: path.read_bytes() for path in trained_run.iterdir() if path.is_file()} == before
+    (tmp_path / 'file').write_text('precious')
+    with pytest.raises(ValueError, match='is a file; name a folder'):
+        export(read_run(trained_run), tmp_path / 'file', 'greys', 'mit')
+    assert (tmp_path / 'file').read_text() == 'precious'
+
+
+@pytest.mark.parametrize('words, message', [
+    (['export', 'RUN', '--out', 'OUT', '--tag', 'a b/c.d', '--repo-id', 'me/x', '--data', 'd'], "got 'a b/c.d'"),
+    (['export', 'RUN', '--out', 'OUT', '--tag', 't', '--repo-id', 'me my model', '--data', 'd'], "got 'me my model'"),
+    (['card', 'RUN', '--out', 'OUT', '--repo-id', 'a/b/c', '--data', 'd'], "OWNER/NAME.*got 'a/b/c'"),
+    (['push', 'OUT', 'mymodel'], "OWNER/NAME.*got 'mymodel'"),
+    (['verify', 'bad id@v1'], "OWNER/NAME.*got 'bad id'"),
+    (['registry', '@v1'], "OWNER/NAME.*got ''"),
+])
+def test_names_that_cannot_be_are_refused(words, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        command_line.main(words)
+    assert ended.value.code == 2
+    assert re.search(message, capsys.readouterr().err, flags=re.DOTALL)
+
+
+def test_a_folder_is_no_repository(exported):
+    with pytest.raises(NoWeights, match="neither a name of timm's registry nor a repository.*local-dir:FOLDER"):
+        load_pretrained_checked(str(exported))
 
 
 def test_the_licence_comes_from_the_weights(trained_run, tmp_path):
