@@ -7,7 +7,7 @@ import torch
 
 from . import native_backend, triton_backend
 from .chunked import quadratic_form_chunked
-from .dtypes import has_bfloat16_units
+from .dtypes import has_bfloat16_tiles
 from .portable import quadratic_form_portable
 from .reference import quadratic_form_reference
 
@@ -30,8 +30,10 @@ _BACKENDS = {
     'native': Backend(
         native_backend.quadratic_form_native,
         native_backend.why_unusable,
-        # The kernels compute in float32, the chunked backend in what the units of the CPU multiply.
-        yields=lambda device, dtype: dtype == torch.bfloat16 and has_bfloat16_units(device),
+        # The kernels compute in float32, the chunked backend in what the units of the CPU multiply. Instructions for
+        # bfloat16 alone do not make up for its passes over memory: with AVX-512's the kernels take 0.5 to
+        # 0.75 of its time, forward and backward. Tiles (AMX), with far more arithmetic, were not measured.
+        yields=lambda device, dtype: dtype == torch.bfloat16 and has_bfloat16_tiles(device),
     ),
     'triton': Backend(triton_backend.quadratic_form_triton, triton_backend.why_unusable),
     'chunked': Backend(quadratic_form_chunked),

@@ -2,9 +2,7 @@
 
 import torch
 
-_CPU_HAS_BFLOAT16_UNITS = any(
-    torch.cpu.get_capabilities().get(name, False) for name in ('amx_bf16', 'avx512_bf16', 'bf16')
-)
+_CPU_CAPABILITIES = {name for name, present in torch.cpu.get_capabilities().items() if present is True}
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -18,7 +16,12 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def has_bfloat16_units(device: torch.device) -> bool:
     """Whether a CPU multiplies matrices faster in bfloat16 than in float32; False for other devices."""
-    return device.type == 'cpu' and _CPU_HAS_BFLOAT16_UNITS
+    return device.type == 'cpu' and not _CPU_CAPABILITIES.isdisjoint(('amx_bf16', 'avx512_bf16', 'bf16'))
+
+
+def has_bfloat16_tiles(device: torch.device) -> bool:
+    """Whether a CPU has units for whole tiles of bfloat16 matrices (AMX); False for other devices."""
+    return device.type == 'cpu' and 'amx_bf16' in _CPU_CAPABILITIES
 
 
 def operand_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
