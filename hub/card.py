@@ -1,16 +1,20 @@
 """The model card: README.md of a repository, made from a run, its results and its config.
 
-Blocks between `<!-- generated: NAME -->` and `<!-- /generated: NAME -->` are made anew each time; what is written by
-hand outside of them, and what is added to the metadata, stays.
+Blocks between `<!-- generated: NAME DIGEST -->` and `<!-- /generated: NAME -->` are made anew each time; what is
+written by hand outside of them, and what is added to the metadata, stays. The digest tells whether a block was edited
+by hand: such a card is refused rather than overwritten.
 """
 
+import hashlib
 import json
 import re
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
+import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
+from torch import nn
 
 from dit_timm.models.costs import count_costs
 from dit_timm.models.weight_files import write_file
@@ -19,11 +23,14 @@ from .export import CARD, CONFIG, WEIGHTS
 from .run import KEPT, Run, input_config, load_model
 
 _TEMPLATE = Path(__file__).with_name('card.md.jinja')
-_BLOCK = re.compile(r'<!-- generated: (\w+) -->.*?<!-- /generated: \1 -->', re.DOTALL)
+_BLOCK = re.compile(r'<!-- generated: (\w+)(?: (\w+))? -->(.*?)<!-- /generated: \1 -->', re.DOTALL)
+_OPENED = re.compile(r'<!-- generated: (\w+)')
 # Of the metadata; a card that is made anew loses those that no longer hold.
 _GENERATED_KEYS = (
     'library_name', 'license', 'tags', 'pipeline_tag', 'model-index', 'datasets', 'base_model', 'base_model_relation',
 )
+# Of classes; more are only counted.
+_MOST_NAMED = 20
 _DEFAULT_LIMITS = (
     'A research model, evaluated on nothing but the splits above. Not examined: fairness, robustness, images unlike '
     'those it was trained on.'
@@ -42,7 +49,8 @@ def write_card(run: Run, out: Path, repo_id: str, data: str, dataset: Optional[s
 
     Raises:
         FileNotFoundError: The folder holds no export.
-        ValueError: A block of the card that is there begins and does not end.
+        ValueError: The card that is there has metadata that are no YAML, or a block that does not end or was edited by
+            hand.
     """
     if not (out / CONFIG).is_file():
         raise FileNotFoundError(f'{out} holds no export: it has no {CONFIG}. Begin with `python -m hub export`.')
@@ -54,11 +62,24 @@ def write_card(run: Run, out: Path, repo_id: str, data: str, dataset: Optional[s
         _card_data(run, config, rows, data, dataset), template_path=str(_TEMPLATE), results=rows,
         **_facts(run, config, repo_id, data),
     )
+    card.text = _BLOCK.sub(_stamped, card.text)
     path = out / CARD
     if path.is_file():
-        card = _updated(ModelCard.load(path), card)
+        card = _updated(read_card(path), card)
     write_file(path, f'{str(card).rstrip()}\n'.encode())
     return path
+
+
+def read_card(path: Path) -> ModelCard:
+    """Read a card.
+
+    Raises:
+        ValueError: Its metadata are no YAML.
+    """
+    try:
+        return ModelCard.load(path)
+    except yaml.YAMLError as error:
+        raise ValueError(f'{path}: the metadata between the lines "---" are no YAML: {error}') from error
 
 
 def _card_data(
@@ -105,7 +126,7 @@ def _facts(run: Run, config: Dict[str, Any], repo_id: str, data: str) -> Dict[st
         'image_size': ' x '.join(map(str, size[1:])),
         'input_size': ', '.join(map(str, size)),
         'data': data,
-        'classes': model.num_classes,
+        'classes': _classes(model, config.get('label_names')),
         'topk': min(5, model.num_classes),
         'origin': f'{base.hf_hub_id}, quadratic terms zero' if base is not None else 'random',
         'licence': config['pretrained_cfg']['license'],
@@ -119,25 +140,54 @@ def _training(run: Run) -> str:
     options = run.options
     recipe = f'recipe `{run.recipe.name}` (sha256 `{run.recipe_sha256}`), ' if run.recipe is not None else ''
     starts: List[str] = list(dict.fromkeys(
-        f'{start["device"]}, {start["threads"]} threads, torch {start["torch"]}, timm {start["timm"]}'
+        f'{start["device"]}, {_counted(int(start["threads"]), "thread")}, torch {start["torch"]}, timm {start["timm"]}'
         for start in run.environment
     ))
+    accumulated = options['grad_accum_steps']
+    batch = f'batches of {options["batch_size"]}' + (f' x {accumulated}' if accumulated > 1 else '')
     precision = f'amp {options["amp_dtype"]}' if options['amp'] else 'float32'
     return (
-        f'With `scripts/train.py` of dit_timm: {recipe}{options["epochs"]} epochs, seed {options["seed"]}, '
-        f'{precision}; {"; ".join(starts)}. The repository has every option in `args.yaml`.'
+        f'With `scripts/train.py` of dit_timm: {recipe}{_counted(options["epochs"], "epoch")}, {options["opt"]}, '
+        f'learning rate {options["lr"]:g}, {batch}, seed {options["seed"]}, {precision}; {"; ".join(starts)}. The '
+        f'repository has every option in `args.yaml`.'
     )
+
+
+def _counted(count: int, noun: str) -> str:
+    return f'{count} {noun}' if count == 1 else f'{count} {noun}{"es" if noun.endswith("s") else "s"}'
+
+
+def _classes(model: nn.Module, names: Optional[List[str]]) -> str:
+    counted = _counted(model.num_classes, 'class')
+    return f'{counted}: {", ".join(names)}' if names and len(names) <= _MOST_NAMED else counted
+
+
+def _digest(content: str) -> str:
+    # Of the words: editors differ in how they end lines.
+    return hashlib.sha256(' '.join(content.split()).encode()).hexdigest()[:12]
+
+
+def _stamped(block: re.Match) -> str:
+    name, _, content = block.groups()
+    return f'<!-- generated: {name} {_digest(content)} -->{content}<!-- /generated: {name} -->'
 
 
 def _updated(old: ModelCard, new: ModelCard) -> ModelCard:
     """The old card with the new one's blocks and metadata."""
     blocks = {match[1]: match[0] for match in _BLOCK.finditer(new.text)}
-    opened = re.findall(r'<!-- generated: (\w+) -->', old.text)
+    opened = _OPENED.findall(old.text)
     found = [match[1] for match in _BLOCK.finditer(old.text)]
     if opened != found:
         raise ValueError(
             f'{CARD}: the blocks {sorted(set(opened) - set(found))} begin and do not end. Put '
             f'"<!-- /generated: NAME -->" after each, or remove {CARD} for a new card.'
+        )
+    edited = [match[1] for match in _BLOCK.finditer(old.text) if match[2] != _digest(match[3])]
+    if edited:
+        raise ValueError(
+            f'{CARD}: the blocks {edited} were edited by hand, and would be lost. Move what you wrote to before or '
+            f'after the block, then remove the block, from "<!-- generated" to "<!-- /generated: NAME -->": it comes '
+            f'back at the end of the card.'
         )
     text = _BLOCK.sub(lambda match: blocks.get(match[1], match[0]), old.text)
     missing = [block for name, block in blocks.items() if name not in found]

@@ -8,6 +8,7 @@ from typing import Dict, List, NamedTuple, Optional
 from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
+from .card import read_card
 from .export import CARD, CONFIG, GOLDEN, OPTIONS, WEIGHTS
 
 _FILES = (WEIGHTS, CONFIG, GOLDEN, OPTIONS, CARD)
@@ -15,6 +16,10 @@ _FILES = (WEIGHTS, CONFIG, GOLDEN, OPTIONS, CARD)
 
 class NotAnExport(ValueError):
     """A folder is not what `export` and `card` write."""
+
+
+class RefusedCard(ValueError):
+    """The Hub takes no card with this metadata, such as a licence that it does not know."""
 
 
 class File(NamedTuple):
@@ -67,6 +72,7 @@ def plan(folder: Path, repo_id: str, revision: str = 'main', token: Optional[str
 
     Raises:
         NotAnExport: A file is missing, or there is one that would not be published.
+        RefusedCard: The Hub takes no card with this metadata.
         HfHubHTTPError: The Hub refuses.
     """
     present = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
@@ -77,6 +83,7 @@ def plan(folder: Path, repo_id: str, revision: str = 'main', token: Optional[str
             f'{folder} is no complete export: missing {missing}, not of an export {other}. `python -m hub export` '
             f'writes one, `python -m hub card` its card.'
         )
+    _check_card(folder / CARD)
     api = HfApi(token=token)
     try:
         info = api.model_info(repo_id, revision=revision, files_metadata=True)
@@ -89,6 +96,15 @@ def plan(folder: Path, repo_id: str, revision: str = 'main', token: Optional[str
         }
     files = [_file(folder / name, remote) for name in _FILES]
     return Plan(repo_id, revision, parent, files, _card_diff(folder / CARD, repo_id, parent, token))
+
+
+def _check_card(path: Path) -> None:
+    try:
+        read_card(path).validate()
+    except ValueError as error:
+        raise RefusedCard(
+            f'the Hub refuses the metadata of {path}: {error} A licence comes from --licence of `python -m hub export`.'
+        ) from error
 
 
 def _file(path: Path, remote: Dict[str, str]) -> File:

@@ -90,7 +90,8 @@ def _from_registry(name: str, sha256: Optional[str], cache_dir: Optional[str], k
     if cfg is None or not (cfg.file or cfg.hf_hub_id):
         near = difflib.get_close_matches(name, timm.list_pretrained(), n=3)
         raise NoWeights(
-            f'{name} has no pretrained weights in timm\'s registry. Near names: {", ".join(near) or "none"}.'
+            f'{name} has no pretrained weights in timm\'s registry. Near names: {", ".join(near) or "none"}; '
+            f'timm.list_pretrained(\'dit_*\') lists all.'
         )
     if cfg.file:
         source = _Source(Path(cfg.file), name, sha256 or _shipped_sum(Path(cfg.file)))

@@ -173,8 +173,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     try:
         page(names).launch(server_name=args.host, server_port=args.port, max_file_size=MOST_BYTES)
     except OSError as error:
-        # The port is taken.
-        print(f'error: {error}', file=sys.stderr)
+        # gradio speaks of its own settings only.
+        print(f'error: {error} Here: --port and --host.', file=sys.stderr)
         return 1
     return 0
 

@@ -11,6 +11,8 @@ from typing import NamedTuple
 
 LFS_SUFFIXES = {'.bin', '.ckpt', '.npz', '.onnx', '.pt', '.pth', '.safetensors', '.tar', '.zip'}
 LFS_SIZE = 10 * 2 ** 20
+# Of the Hub's list, a few.
+LICENCES = ('apache-2.0', 'bsd-3-clause', 'cc-by-nc-4.0', 'mit', 'other')
 # What the Hub itself commits to a new repository; here the list of suffixes decides.
 GIT_ATTRIBUTES = b'*.safetensors filter=lfs diff=lfs merge=lfs -text\n'
 

@@ -23,7 +23,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 from urllib.parse import parse_qs, unquote
 
-from hub_repos import File, Refusal, Repo, front_matter, is_lfs
+from hub_repos import LICENCES, File, Refusal, Repo, front_matter, is_lfs
 
 
 class Request(NamedTuple):
@@ -253,6 +253,9 @@ class _Handler(BaseHTTPRequestHandler):
         card = front_matter(json.loads(self.body)['content'])
         if card is None:
             raise Refusal(400, 'Invalid metadata', errors=[{'message': 'The front matter has no end'}], warnings=[])
+        if card.get('license', 'mit') not in LICENCES:
+            errors = [{'message': f'"license" must be one of [{", ".join(LICENCES)}]'}]
+            raise Refusal(400, 'Invalid metadata', errors=errors, warnings=[])
         return {'errors': [], 'warnings': [] if card else [{'message': 'empty or missing yaml metadata in repo card'}]}
 
     @_route('POST', '/api/models/{repo}/preupload/{rev}', write=True)

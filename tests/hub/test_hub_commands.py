@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+import yaml
 from hub_server import Fault
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
@@ -125,11 +126,10 @@ def test_a_card_keeps_what_was_written_by_hand(exported, trained_run):
     path = exported / 'README.md'
     text = path.read_text().replace('A research model', 'Seen by hand: a research model')
     text = text.replace('library_name: timm', 'library_name: timm\nlanguage: none')
-    text = text.replace('- **GMACs:**', '- **FLOPs:**')
     path.write_text(f'{text}\n## Thanks\n\nTo nobody.\n')
     card.write_card(read_run(trained_run), exported, 'me/other', 'shades of grey')
     new = path.read_text()
-    assert 'Seen by hand: a research model' in new and '## Thanks\n\nTo nobody.' in new and '- **GMACs:**' in new
+    assert 'Seen by hand: a research model' in new and '## Thanks\n\nTo nobody.' in new
     assert 'hf-hub:me/other' in new and 'hf-hub:me/greys' not in new
     data = ModelCard.load(path).data
     assert data.language == 'none' and data.license == 'mit' and data.model_name == 'test_dit_resnet.greys'
@@ -144,6 +144,48 @@ def test_a_card_with_half_a_block_is_refused(exported, trained_run):
     with pytest.raises(ValueError, match=r"the blocks \['usage'\] begin and do not end"):
         card.write_card(read_run(trained_run), exported, 'me/greys', 'shades of grey')
     assert path.read_text() == before
+
+
+def test_what_was_written_inside_of_a_block_is_not_lost(exported, trained_run):
+    path, run = exported / 'README.md', read_run(trained_run)
+    text = path.read_text()
+    edited = text.replace('## Usage\n', '## Usage\n\nBeware of greys that are none.\n')
+    path.write_text(edited)
+    with pytest.raises(ValueError, match=r"the blocks \['usage'\] were edited by hand.*Move what you wrote"):
+        card.write_card(run, exported, 'me/greys', 'shades of grey')
+    assert path.read_text() == edited
+    # What the message says to do; other ends of lines are no edit.
+    moved = re.sub(r'<!-- generated: usage.*?/generated: usage -->', 'Beware of greys that are none.', text, flags=re.S)
+    path.write_bytes(moved.replace('\n', '\r\n').encode())
+    card.write_card(run, exported, 'me/greys', 'shades of grey')
+    new = path.read_text()
+    assert 'Beware of greys that are none.' in new and new.count('## Usage') == 1 and "hf-hub:me/greys" in new
+
+
+def test_the_card_says_how_it_was_trained(exported):
+    text = (exported / 'README.md').read_text()
+    options = yaml.safe_load((exported / 'args.yaml').read_text())
+    assert f'1 epoch, {options["opt"]}, learning rate 0.01, batches of 6, seed' in text
+    assert '3 classes: class0, class1, class2' in text
+
+
+def test_metadata_that_are_no_yaml(hub, command, exported, trained_run):
+    path = exported / 'README.md'
+    path.write_text(path.read_text().replace('license: mit', 'license: [mit'))
+    with pytest.raises(ValueError, match='README.md: the metadata between the lines "---" are no YAML'):
+        card.write_card(read_run(trained_run), exported, 'me/greys', 'shades of grey')
+    done = command(hub, 'push', exported, 'me/greys')
+    assert done.returncode == 1 and 'are no YAML' in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_a_licence_that_the_hub_does_not_know_is_told_before_anything_is_sent(hub, command, tmp_path, trained_run):
+    run, folder = read_run(trained_run), tmp_path / 'export'
+    export(run, folder, 'greys', 'my-own')
+    card.write_card(run, folder, 'me/greys', 'shades of grey')
+    for words in ((), ('--yes',)):
+        done = command(hub, 'push', folder, 'me/greys', *words)
+        assert done.returncode == 1 and 'must be one of [' in done.stderr and '--licence' in done.stderr
+        assert 'Traceback' not in done.stderr and hub.repos == {}
 
 
 def test_every_snippet_of_the_card_runs(exported, tmp_path, monkeypatch):
@@ -162,7 +204,8 @@ def test_push_publishes_one_commit_and_verifies_it(hub, command, client, exporte
     assert dry.returncode == 0, dry.stderr
     for text in ('new repository', 'Nothing was sent', '+# test_dit_resnet.greys'):
         assert text in dry.stdout
-    assert hub.repos == {} and not [request for request in hub.requests if request.method not in ('GET', 'HEAD')]
+    sent = [request.path for request in hub.requests if request.method not in ('GET', 'HEAD')]
+    assert hub.repos == {} and sent == ['/api/validate-yaml']
 
     pushed = command(hub, 'push', exported, 'me/greys', '--yes', '--tag', 'v1')
     assert pushed.returncode == 0, pushed.stdout + pushed.stderr

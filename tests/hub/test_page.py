@@ -171,11 +171,19 @@ def test_an_answer_that_changes():
 
 @pytest.mark.parametrize('name, message', [
     ('dit_resnet20.nothing', 'has no pretrained weights'),
-    ('nobody', 'has no pretrained weights'),
+    ('nobody', "timm.list_pretrained('dit_*') lists all"),
 ])
 def test_a_network_that_is_not_there(name, message, capsys):
     assert app.main(['--models', name]) == 1
     assert message in capsys.readouterr().err
+
+
+def test_a_port_that_is_taken(capsys):
+    with socket.socket() as taken:
+        taken.bind(('127.0.0.1', 0))
+        taken.listen()
+        assert app.main(['--models', 'dit_resnet20', '--port', str(taken.getsockname()[1])]) == 1
+    assert 'Here: --port and --host.' in capsys.readouterr().err
 
 
 @pytest.fixture(scope='module')
