@@ -55,13 +55,18 @@ def _table(rows: List[Row]) -> str:
 def _caption(rows: List[Row]) -> str:
     first = rows[0]
     options = f' with {first["options"]}' if first['options'] else ''
-    seeds = ', '.join(map(str, sorted({int(row['seed']) for row in rows})))
+    seeds = sorted({int(row['seed']) for row in rows})
+    spread = (
+        f'Seeds {", ".join(map(str, seeds))}: mean ± standard deviation; differences are between runs with the same '
+        'seed.'
+        if len(seeds) > 1 else f'One seed, {seeds[0]}: nothing is said of the spread.'
+    )
     chosen = 'the best epoch on images held out of the training data' if first['chosen'] == 'best' else 'the last epoch'
     sentences = (
         f'**{first["data"]}.** Recipe `{first["recipe"]}`{options}: {first["epochs"]} epochs, {first["precision"]}, '
         f'{_all(rows, "device")}, torch {_all(rows, "torch")}, timm {_all(rows, "timm")}.',
         f'Weights of {chosen}; the {first["split"]} split ({int(first["images"]):,} images) is read once a run.',
-        f'Seeds {seeds}: mean ± standard deviation; differences are between runs with the same seed.',
+        spread,
         _NOTES.get(first['data'], ''),
     )
     return ' '.join(filter(None, sentences))

@@ -25,7 +25,8 @@ def plot_epochs(rows: List[Row], results: Path, target: Path) -> None:
         logs = [[float(line['eval_top1']) for line in read_csv(results / row['log'])] for row in members]
         epochs = range(1, len(logs[0]) + 1)
         means = [summary(values).mean for values in zip(*logs)]
-        axis.plot(epochs, means, color=_COLORS[variant], label=f'{variant} ({len(logs)} runs)')
+        runs = '1 run' if len(logs) == 1 else f'{len(logs)} runs'
+        axis.plot(epochs, means, color=_COLORS[variant], label=f'{variant} ({runs})')
         axis.fill_between(
             epochs, [min(values) for values in zip(*logs)], [max(values) for values in zip(*logs)],
             color=_COLORS[variant], alpha=0.2, linewidth=0,
