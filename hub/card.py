@@ -1,18 +1,20 @@
 """The model card: README.md of a repository, made from a run, its results and its config.
 
 Blocks between `<!-- generated: NAME DIGEST -->` and `<!-- /generated: NAME -->` are made anew each time; what is
-written by hand outside of them, and what is added to the metadata, stays. The digest tells whether a block was edited
-by hand: such a card is refused rather than overwritten.
+written by hand outside of them stays, and so do keys and tags that were added to the metadata; the generated keys are
+made anew. The digest tells whether a block was edited by hand: such a card is refused rather than overwritten.
 """
 
 import hashlib
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from safetensors import safe_open
 from torch import nn
 
@@ -23,7 +25,7 @@ from .export import CARD, CONFIG, WEIGHTS
 from .run import KEPT, Run, input_config, load_model
 
 _TEMPLATE = Path(__file__).with_name('card.md.jinja')
-_BLOCK = re.compile(r'<!-- generated: (\w+)(?: (\w+))? -->(.*?)<!-- /generated: \1 -->', re.DOTALL)
+_BLOCK = re.compile(r'<!-- generated: (\w+)(?:\s+(\w+))?\s*-->(.*?)<!-- /generated: \1 -->', re.DOTALL)
 _OPENED = re.compile(r'<!-- generated: (\w+)')
 # Of the metadata; a card that is made anew loses those that no longer hold.
 _GENERATED_KEYS = (
@@ -74,12 +76,17 @@ def read_card(path: Path) -> ModelCard:
     """Read a card.
 
     Raises:
-        ValueError: Its metadata are no YAML.
+        ValueError: Its metadata are no YAML, have keys that are no text, or do not end.
     """
+    text = path.read_text(encoding='utf-8')
+    if text.lstrip().startswith('---') and not REGEX_YAML_BLOCK.search(text):
+        raise ValueError(f'{path}: the metadata begin with a line "---" and do not end with one.')
     try:
-        return ModelCard.load(path)
-    except yaml.YAMLError as error:
-        raise ValueError(f'{path}: the metadata between the lines "---" are no YAML: {error}') from error
+        return ModelCard(text)
+    except (yaml.YAMLError, TypeError) as error:
+        raise ValueError(
+            f'{path}: the metadata between the lines "---" are no YAML, or have a key that is no text: {error}'
+        ) from error
 
 
 def _card_data(
@@ -144,7 +151,8 @@ def _training(run: Run) -> str:
         for start in run.environment
     ))
     accumulated = options['grad_accum_steps']
-    batch = f'batches of {options["batch_size"]}' + (f' x {accumulated}' if accumulated > 1 else '')
+    # The run does not record how many processes it had.
+    batch = f'batches of {options["batch_size"]}' + (f' x {accumulated}' if accumulated > 1 else '') + ' a process'
     precision = f'amp {options["amp_dtype"]}' if options['amp'] else 'float32'
     return (
         f'With `scripts/train.py` of dit_timm: {recipe}{_counted(options["epochs"], "epoch")}, {options["opt"]}, '
@@ -178,20 +186,23 @@ def _updated(old: ModelCard, new: ModelCard) -> ModelCard:
     opened = _OPENED.findall(old.text)
     found = [match[1] for match in _BLOCK.finditer(old.text)]
     if opened != found:
+        unmatched = sorted((Counter(opened) - Counter(found)).elements())
         raise ValueError(
-            f'{CARD}: the blocks {sorted(set(opened) - set(found))} begin and do not end. Put '
+            f'{CARD}: the blocks {unmatched} begin and do not end, or stand inside of another. Put '
             f'"<!-- /generated: NAME -->" after each, or remove {CARD} for a new card.'
         )
-    edited = [match[1] for match in _BLOCK.finditer(old.text) if match[2] != _digest(match[3])]
+    # A block that was emptied holds nothing that could be lost.
+    edited = [match[1] for match in _BLOCK.finditer(old.text) if match[3].strip() and match[2] != _digest(match[3])]
     if edited:
         raise ValueError(
-            f'{CARD}: the blocks {edited} were edited by hand, and would be lost. Move what you wrote to before or '
-            f'after the block, then remove the block, from "<!-- generated" to "<!-- /generated: NAME -->": it comes '
-            f'back at the end of the card.'
+            f'{CARD}: the blocks {edited} were edited by hand, and what was written there would be lost. Move it to '
+            f'before or after the block, then empty the block, between "<!-- generated: NAME" and '
+            f'"<!-- /generated: NAME -->": it is filled again.'
         )
     text = _BLOCK.sub(lambda match: blocks.get(match[1], match[0]), old.text)
     missing = [block for name, block in blocks.items() if name not in found]
     by_hand = {key: value for key, value in old.data.to_dict().items() if key not in _GENERATED_KEYS}
     data = {**by_hand, **new.data.to_dict()}
+    data['tags'] = list(dict.fromkeys([*data['tags'], *(old.data.tags or ())]))
     body = '\n\n'.join([text.strip(), *missing])
     return ModelCard(f'---\n{ModelCardData(**data)}\n---\n{body}')

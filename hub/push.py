@@ -72,6 +72,7 @@ def plan(folder: Path, repo_id: str, revision: str = 'main', token: Optional[str
 
     Raises:
         NotAnExport: A file is missing, or there is one that would not be published.
+        ValueError: The metadata of the card are no YAML.
         RefusedCard: The Hub takes no card with this metadata.
         HfHubHTTPError: The Hub refuses.
     """
@@ -99,8 +100,9 @@ def plan(folder: Path, repo_id: str, revision: str = 'main', token: Optional[str
 
 
 def _check_card(path: Path) -> None:
+    card = read_card(path)
     try:
-        read_card(path).validate()
+        card.validate()
     except ValueError as error:
         raise RefusedCard(
             f'the Hub refuses the metadata of {path}: {error} A licence comes from --licence of `python -m hub export`.'

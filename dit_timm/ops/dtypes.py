@@ -20,8 +20,8 @@ def has_bfloat16_units(device: torch.device) -> bool:
 
 
 def has_bfloat16_tiles(device: torch.device) -> bool:
-    """Whether a CPU has units for whole tiles of bfloat16 matrices (AMX); False for other devices."""
-    return device.type == 'cpu' and 'amx_bf16' in _CPU_CAPABILITIES
+    """Whether a CPU multiplies tiles of bfloat16 matrices at once (AMX, BFMMLA of Arm); False for other devices."""
+    return device.type == 'cpu' and not _CPU_CAPABILITIES.isdisjoint(('amx_bf16', 'bf16'))
 
 
 def operand_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:

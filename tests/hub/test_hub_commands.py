@@ -126,13 +126,15 @@ def test_a_card_keeps_what_was_written_by_hand(exported, trained_run):
     path = exported / 'README.md'
     text = path.read_text().replace('A research model', 'Seen by hand: a research model')
     text = text.replace('library_name: timm', 'library_name: timm\nlanguage: none')
+    text = text.replace('tags:\n', 'tags:\n- greys\n')
     path.write_text(f'{text}\n## Thanks\n\nTo nobody.\n')
     card.write_card(read_run(trained_run), exported, 'me/other', 'shades of grey')
     new = path.read_text()
     assert 'Seen by hand: a research model' in new and '## Thanks\n\nTo nobody.' in new
     assert 'hf-hub:me/other' in new and 'hf-hub:me/greys' not in new
     data = ModelCard.load(path).data
-    assert data.language == 'none' and data.license == 'mit' and data.model_name == 'test_dit_resnet.greys'
+    assert data.language == 'none' and data.tags[-1] == 'greys'
+    assert data.license == 'mit' and data.model_name == 'test_dit_resnet.greys'
     card.write_card(read_run(trained_run), exported, 'me/other', 'shades of grey')
     assert path.read_text() == new
 
@@ -151,31 +153,40 @@ def test_what_was_written_inside_of_a_block_is_not_lost(exported, trained_run):
     text = path.read_text()
     edited = text.replace('## Usage\n', '## Usage\n\nBeware of greys that are none.\n')
     path.write_text(edited)
-    with pytest.raises(ValueError, match=r"the blocks \['usage'\] were edited by hand.*Move what you wrote"):
+    with pytest.raises(ValueError, match=r"the blocks \['usage'\] were edited by hand.*then empty the block"):
         card.write_card(run, exported, 'me/greys', 'shades of grey')
     assert path.read_text() == edited
     # What the message says to do; other ends of lines are no edit.
-    moved = re.sub(r'<!-- generated: usage.*?/generated: usage -->', 'Beware of greys that are none.', text, flags=re.S)
+    emptied = re.sub(r'(<!-- generated: usage.*?-->).*?(<!-- /generated: usage -->)', r'\1\2', text, flags=re.S)
+    moved = emptied.replace('<!-- generated: usage', 'Beware of greys that are none.\n\n<!-- generated: usage')
     path.write_bytes(moved.replace('\n', '\r\n').encode())
     card.write_card(run, exported, 'me/greys', 'shades of grey')
     new = path.read_text()
-    assert 'Beware of greys that are none.' in new and new.count('## Usage') == 1 and "hf-hub:me/greys" in new
+    assert 'Beware of greys that are none.\n' in new and "hf-hub:me/greys" in new
+    assert [line for line in new.splitlines() if line.startswith('## ')] == [
+        line for line in text.splitlines() if line.startswith('## ')
+    ]
 
 
 def test_the_card_says_how_it_was_trained(exported):
     text = (exported / 'README.md').read_text()
     options = yaml.safe_load((exported / 'args.yaml').read_text())
-    assert f'1 epoch, {options["opt"]}, learning rate 0.01, batches of 6, seed' in text
+    assert f'1 epoch, {options["opt"]}, learning rate 0.01, batches of 6 a process, seed' in text
     assert '3 classes: class0, class1, class2' in text
 
 
-def test_metadata_that_are_no_yaml(hub, command, exported, trained_run):
+@pytest.mark.parametrize('old, new, message', [
+    ('license: mit', 'license: [mit', 'the metadata between the lines "---" are no YAML'),
+    ('license: mit', 'license: mit\non: 1', 'or have a key that is no text'),
+    ('\n---\n', '\n', 'the metadata begin with a line "---" and do not end with one'),
+])
+def test_metadata_that_are_no_yaml(hub, command, exported, trained_run, old, new, message):
     path = exported / 'README.md'
-    path.write_text(path.read_text().replace('license: mit', 'license: [mit'))
-    with pytest.raises(ValueError, match='README.md: the metadata between the lines "---" are no YAML'):
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(ValueError, match=f'README.md: .*{message}'):
         card.write_card(read_run(trained_run), exported, 'me/greys', 'shades of grey')
     done = command(hub, 'push', exported, 'me/greys')
-    assert done.returncode == 1 and 'are no YAML' in done.stderr and 'Traceback' not in done.stderr
+    assert done.returncode == 1 and message in done.stderr and 'Traceback' not in done.stderr
 
 
 def test_a_licence_that_the_hub_does_not_know_is_told_before_anything_is_sent(hub, command, tmp_path, trained_run):

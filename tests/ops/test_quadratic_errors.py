@@ -110,7 +110,9 @@ def test_gpus_have_the_triton_kernels_or_the_chunked_form(monkeypatch):
     assert available_backends('cuda') == ('chunked', 'reference')
 
 
-@pytest.mark.parametrize('capabilities, tiles', [({'amx_bf16', 'avx512_bf16'}, True), ({'avx512_bf16'}, False)])
+@pytest.mark.parametrize('capabilities, tiles', [
+    ({'amx_bf16', 'avx512_bf16'}, True), ({'bf16'}, True), ({'avx512_bf16'}, False),
+])
 def test_bfloat16_goes_to_the_tiles_of_a_cpu_that_has_them(monkeypatch, capabilities, tiles):
     monkeypatch.setattr(dtypes, '_CPU_CAPABILITIES', capabilities)
     names = available_backends('cpu', torch.bfloat16)
