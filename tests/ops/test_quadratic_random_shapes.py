@@ -136,6 +136,6 @@ def test_nan_in_the_gradient_is_propagated(backend, dtype):
 def test_products_rounded_to_bfloat16_stay_within_tolerance(pixels, in_chs, out_chs, seed, monkeypatch):
     # What CPUs with units for it do; the arithmetic is the same without them.
     with monkeypatch.context() as patch:
-        patch.setattr(dtypes, '_CPU_HAS_BFLOAT16_UNITS', True)
+        patch.setattr(dtypes, '_CPU_CAPABILITIES', {'avx512_bf16'})
         inputs = random_inputs(pixels, in_chs, out_chs, seed, torch.bfloat16)
         assert_close(results(*inputs, 'chunked'), exact_results(*inputs), TOLERANCE[torch.bfloat16])
