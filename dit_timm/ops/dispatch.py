@@ -31,8 +31,8 @@ _BACKENDS = {
         native_backend.quadratic_form_native,
         native_backend.why_unusable,
         # The kernels compute in float32, the chunked backend in what the units of the CPU multiply. Instructions for
-        # bfloat16 alone do not make up for its passes over memory: with AVX-512's the kernels take 0.5 to
-        # 0.75 of its time, forward and backward. Tiles (AMX, Arm), with more arithmetic, were not measured.
+        # bfloat16 alone do not make up for its passes over memory: with AVX-512's the kernels take 0.5 to 0.75 of its
+        # time, forward and backward (scripts/benchmark.py). Tiles, with more arithmetic, were not measured.
         yields=lambda device, dtype: dtype == torch.bfloat16 and has_bfloat16_tiles(device),
     ),
     'triton': Backend(triton_backend.quadratic_form_triton, triton_backend.why_unusable),

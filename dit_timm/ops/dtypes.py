@@ -3,6 +3,7 @@
 import torch
 
 _CPU_CAPABILITIES = {name for name, present in torch.cpu.get_capabilities().items() if present is True}
+_BFLOAT16_TILES = {'amx_bf16', 'bf16'}
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -16,12 +17,12 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def has_bfloat16_units(device: torch.device) -> bool:
     """Whether a CPU multiplies matrices faster in bfloat16 than in float32; False for other devices."""
-    return device.type == 'cpu' and not _CPU_CAPABILITIES.isdisjoint(('amx_bf16', 'avx512_bf16', 'bf16'))
+    return device.type == 'cpu' and not _CPU_CAPABILITIES.isdisjoint({*_BFLOAT16_TILES, 'avx512_bf16'})
 
 
 def has_bfloat16_tiles(device: torch.device) -> bool:
     """Whether a CPU multiplies tiles of bfloat16 matrices at once (AMX, BFMMLA of Arm); False for other devices."""
-    return device.type == 'cpu' and not _CPU_CAPABILITIES.isdisjoint(('amx_bf16', 'bf16'))
+    return device.type == 'cpu' and not _CPU_CAPABILITIES.isdisjoint(_BFLOAT16_TILES)
 
 
 def operand_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:
