@@ -14,7 +14,7 @@ from dit_timm.models.hub_errors import remedy
 from dit_timm.models.weight_files import DamagedFile
 
 from . import __doc__ as _doc
-from .card import write_card
+from .card import card_to_update, write_card
 from .export import export
 from .push import plan, push
 from .registry import registry_entry
@@ -93,6 +93,8 @@ def _repo_id_at(text: str) -> Tuple[str, Optional[str]]:
 
 def _export(args: argparse.Namespace) -> int:
     run = read_run(args.run)
+    # A card that is refused is refused before anything is written.
+    card_to_update(args.out)
     export(run, args.out, args.tag, args.licence, args.weights)
     card = write_card(run, args.out, args.repo_id, args.data, args.dataset)
     print(f'{args.out}: {", ".join(sorted(path.name for path in args.out.iterdir()))}. Read {card}, then push.')

@@ -65,9 +65,10 @@ def write_card(run: Run, out: Path, repo_id: str, data: str, dataset: Optional[s
         **_facts(run, config, repo_id, data),
     )
     card.text = _BLOCK.sub(_stamped, card.text)
+    old = card_to_update(out)
+    if old is not None:
+        card = _updated(old, card)
     path = out / CARD
-    if path.is_file():
-        card = _updated(read_card(path), card)
     write_file(path, f'{str(card).rstrip()}\n'.encode())
     return path
 
@@ -87,6 +88,35 @@ def read_card(path: Path) -> ModelCard:
         raise ValueError(
             f'{path}: the metadata between the lines "---" are no YAML, or have a key that is no text: {error}'
         ) from error
+
+
+def card_to_update(out: Path) -> Optional[ModelCard]:
+    """The card in the folder of an export, if it can be brought up to date; None if there is none.
+
+    Raises:
+        ValueError: See `read_card`; or a block does not end, or was edited by hand.
+    """
+    path = out / CARD
+    if not path.is_file():
+        return None
+    card = read_card(path)
+    blocks = list(_BLOCK.finditer(card.text))
+    opened, found = _OPENED.findall(card.text), [match[1] for match in blocks]
+    if opened != found:
+        unmatched = sorted((Counter(opened) - Counter(found)).elements())
+        raise ValueError(
+            f'{path}: the blocks {unmatched} begin and do not end, or stand inside of another. Put '
+            f'"<!-- /generated: NAME -->" after each, or remove the card for a new one.'
+        )
+    # A block that was emptied holds nothing that could be lost.
+    edited = [match[1] for match in blocks if match[3].strip() and match[2] != _digest(match[3])]
+    if edited:
+        raise ValueError(
+            f'{path}: the blocks {edited} were edited by hand, and what was written there would be lost. Move it to '
+            f'before or after the block, then empty the block, between "<!-- generated: NAME" and '
+            f'"<!-- /generated: NAME -->": it is filled again.'
+        )
+    return card
 
 
 def _card_data(
@@ -150,14 +180,14 @@ def _training(run: Run) -> str:
         f'{start["device"]}, {_counted(int(start["threads"]), "thread")}, torch {start["torch"]}, timm {start["timm"]}'
         for start in run.environment
     ))
-    accumulated = options['grad_accum_steps']
-    # The run does not record how many processes it had.
-    batch = f'batches of {options["batch_size"]}' + (f' x {accumulated}' if accumulated > 1 else '') + ' a process'
+    # Once there is a checkpoint, train.py goes on with as many only.
+    processes = int(run.environment[-1]['processes'])
+    batch = options['batch_size'] * options['grad_accum_steps'] * processes
     precision = f'amp {options["amp_dtype"]}' if options['amp'] else 'float32'
     return (
         f'With `scripts/train.py` of dit_timm: {recipe}{_counted(options["epochs"], "epoch")}, {options["opt"]}, '
-        f'learning rate {options["lr"]:g}, {batch}, seed {options["seed"]}, {precision}; {"; ".join(starts)}. The '
-        f'repository has every option in `args.yaml`.'
+        f'learning rate {options["lr"]:g}, batches of {batch}, seed {options["seed"]}, {precision}; '
+        f'{_counted(processes, "process")} on {"; ".join(starts)}. The repository has every option in `args.yaml`.'
     )
 
 
@@ -183,22 +213,7 @@ def _stamped(block: re.Match) -> str:
 def _updated(old: ModelCard, new: ModelCard) -> ModelCard:
     """The old card with the new one's blocks and metadata."""
     blocks = {match[1]: match[0] for match in _BLOCK.finditer(new.text)}
-    opened = _OPENED.findall(old.text)
-    found = [match[1] for match in _BLOCK.finditer(old.text)]
-    if opened != found:
-        unmatched = sorted((Counter(opened) - Counter(found)).elements())
-        raise ValueError(
-            f'{CARD}: the blocks {unmatched} begin and do not end, or stand inside of another. Put '
-            f'"<!-- /generated: NAME -->" after each, or remove {CARD} for a new card.'
-        )
-    # A block that was emptied holds nothing that could be lost.
-    edited = [match[1] for match in _BLOCK.finditer(old.text) if match[3].strip() and match[2] != _digest(match[3])]
-    if edited:
-        raise ValueError(
-            f'{CARD}: the blocks {edited} were edited by hand, and what was written there would be lost. Move it to '
-            f'before or after the block, then empty the block, between "<!-- generated: NAME" and '
-            f'"<!-- /generated: NAME -->": it is filled again.'
-        )
+    found = {match[1] for match in _BLOCK.finditer(old.text)}
     text = _BLOCK.sub(lambda match: blocks.get(match[1], match[0]), old.text)
     missing = [block for name, block in blocks.items() if name not in found]
     by_hand = {key: value for key, value in old.data.to_dict().items() if key not in _GENERATED_KEYS}

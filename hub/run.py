@@ -18,6 +18,10 @@ from dit_timm.models.weight_files import DamagedFile, load_weights, read_weights
 
 # Which weights of a run: those that it kept, or those of its last checkpoint, averaged or not.
 KEPT, AVERAGED, PLAIN = 'kept', 'ema', 'plain'
+_COLUMNS = {
+    'results.csv': {'split', 'images', 'chosen', 'top1', 'top5', 'loss'},
+    'environment.csv': {'device', 'threads', 'torch', 'timm', 'processes'},
+}
 _RECIPES = Path(__file__).parent.parent / 'scripts' / 'recipes'
 
 
@@ -61,6 +65,7 @@ def read_run(folder: Path) -> Run:
     Raises:
         FileNotFoundError: A file is missing: it is no run, or one that has not ended.
         DamagedFile: The weights are damaged.
+        ValueError: A CSV says less than the card needs.
     """
     for name in ('args.yaml', 'results.csv', 'environment.csv', 'model.safetensors'):
         if not (folder / name).is_file():
@@ -115,7 +120,14 @@ def _weights_path(folder: Path, weights: str) -> Path:
 
 def _rows(path: Path) -> List[Dict[str, str]]:
     with path.open(newline='') as file:
-        return list(csv.DictReader(file))
+        reader = csv.DictReader(file)
+        rows, columns, needed = list(reader), reader.fieldnames or [], _COLUMNS[path.name]
+    if not rows or not needed.issubset(columns):
+        raise ValueError(
+            f'{path} is not what this version of scripts/train.py writes: {len(rows)} rows with the columns '
+            f'{list(columns)}; expected at least one with {sorted(needed)}.'
+        )
+    return rows
 
 
 def check_finite(model: nn.Module) -> None:

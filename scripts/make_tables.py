@@ -95,9 +95,12 @@ def draw() -> None:
     for key, of_table in groups(rows, _comparable).items():
         name = '_'.join(filter(None, (re.sub(r'[^a-z0-9.]+', '_', part.lower()).strip('_') for part in key)))
         name = name.replace('.yaml', '')
-        for model, members in groups(of_table, lambda row: row['model']).items():
+        of_models = groups(of_table, lambda row: row['model'])
+        for model, members in of_models.items():
             plot_epochs(members, RESULTS, RESULTS / f'{name}_{model}.png')
-        plot_parameters(of_table, RESULTS / f'{name}_parameters.png')
+        # Of one network there is nothing to see.
+        if len(of_models) > 1:
+            plot_parameters(of_table, RESULTS / f'{name}_parameters.png')
 
 
 def main(argv: Optional[List[str]] = None) -> int:

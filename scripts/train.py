@@ -128,7 +128,7 @@ def run(args: argparse.Namespace, processes: Processes) -> Optional[Dict[str, An
         print(f'{folder} has no checkpoint yet: the run begins.')
     if processes.is_first:
         print(f'writes to {folder}', flush=True)
-        note_environment(folder, args.device)
+        note_environment(folder, args.device, processes.world_size)
     try:
         results = trainer.fit(folder)
     except KeyboardInterrupt:

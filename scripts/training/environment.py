@@ -30,10 +30,11 @@ def environment(device: str) -> Dict[str, str]:
     }
 
 
-def note_environment(folder: Path, device: str) -> None:
-    """Add a row to the `environment.csv` of a run, which begins or goes on."""
+def note_environment(folder: Path, device: str, processes: int) -> None:
+    """Add a row to the `environment.csv` of a run, which begins or goes on in so many processes."""
     path = folder / 'environment.csv'
-    write_csv([*read_csv(path), {**environment(device), 'dit_timm': dit_timm.__version__}], path)
+    row = {**environment(device), 'processes': str(processes), 'dit_timm': dit_timm.__version__}
+    write_csv([*read_csv(path), row], path)
 
 
 def _device_name(device: str) -> str:
@@ -42,6 +43,11 @@ def _device_name(device: str) -> str:
         return torch.cuda.get_device_name(device)
     if device_type != 'cpu':
         return device_type
+    # CPUs of one name differ in their vector units, and with those in speed and last digits.
+    return f'{_cpu_name()} ({torch.backends.cpu.get_cpu_capability()})'
+
+
+def _cpu_name() -> str:
     cpuinfo = Path('/proc/cpuinfo')
     if cpuinfo.exists():
         for line in cpuinfo.read_text().splitlines():

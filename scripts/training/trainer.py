@@ -126,12 +126,11 @@ class Trainer:
         """What will be done, in a few lines."""
         args = self.args
         source = '' if args.data_dir else ' (handwritten digits, for want of --data-dir)'
-        val_size = size_of(self.val_set) if self.val_indices is None else len(self.val_indices)
         total = sum(parameter.numel() for parameter in self.model.parameters())
         part = f' ({self.trained:,} trained)' if self.trained != total else ''
         lines = [
             f'{args.model}: {total:,} parameters{part}, {args.num_classes} classes; '
-            f'{self.sampler.size:,} training and {val_size:,} evaluation images{source}; '
+            f'{self.sampler.size:,} training and {self._val_size():,} evaluation images{source}; '
             f'{args.device}{self.processes.describe()}',
         ]
         if args.skip_bad_images:
@@ -191,6 +190,9 @@ class Trainer:
             'best': None if self.best is None else tuple(self.best), 'world_size': self.processes.world_size,
             'steps': self.steps.state_dict(),
         })
+
+    def _val_size(self) -> int:
+        return size_of(self.val_set) if self.val_indices is None else len(self.val_indices)
 
     def fit(self, folder: Path) -> Dict[str, Any]:
         """Train to the end, evaluating and saving after each epoch.
@@ -319,7 +321,7 @@ class Trainer:
         row = self.history[self.best.epoch]
         chosen = 'best' if self.args.val_fraction else 'last'
         results = [{
-            'split': self.val_name, 'epoch': self.best.epoch, 'chosen': chosen,
+            'split': self.val_name, 'images': self._val_size(), 'epoch': self.best.epoch, 'chosen': chosen,
             **{name: row[f'eval_{name}'] for name in ('loss', 'top1', 'top5')},
         }]
         if self.test_set is not None:
@@ -330,7 +332,9 @@ class Trainer:
                 self.args, self.test_set, self.config, None, self.processes.rank, self.processes.world_size,
             )
             metrics = evaluate(model, loader, self.args, f'test on {self.args.test_split}')
-            results.append({**results[0], 'split': self.args.test_split, **metrics})
+            results.append({
+                **results[0], 'split': self.args.test_split, 'images': size_of(self.test_set), **metrics,
+            })
         if self.processes.is_first:
             write_csv(results, folder / 'results.csv')
         return results[-1]

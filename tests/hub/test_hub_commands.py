@@ -14,6 +14,7 @@ import yaml
 from hub_server import Fault
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
+from training.environment import environment
 
 from dit_timm import load_pretrained_checked
 from dit_timm.models.checked import NoWeights
@@ -148,7 +149,7 @@ def test_a_card_with_half_a_block_is_refused(exported, trained_run):
     assert path.read_text() == before
 
 
-def test_what_was_written_inside_of_a_block_is_not_lost(exported, trained_run):
+def test_what_was_written_inside_of_a_block_is_not_lost(exported, trained_run, capsys):
     path, run = exported / 'README.md', read_run(trained_run)
     text = path.read_text()
     edited = text.replace('## Usage\n', '## Usage\n\nBeware of greys that are none.\n')
@@ -156,6 +157,12 @@ def test_what_was_written_inside_of_a_block_is_not_lost(exported, trained_run):
     with pytest.raises(ValueError, match=r"the blocks \['usage'\] were edited by hand.*then empty the block"):
         card.write_card(run, exported, 'me/greys', 'shades of grey')
     assert path.read_text() == edited
+    # An export that ends with this refusal leaves everything as it was.
+    before = {path.name: path.read_bytes() for path in exported.iterdir()}
+    words = ['--tag', 'other', '--licence', 'mit', '--repo-id', 'me/greys', '--data', 'shades of grey']
+    assert command_line.main(['export', str(trained_run), '--out', str(exported), *words]) == 1
+    assert 'edited by hand' in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in exported.iterdir()} == before
     # What the message says to do; other ends of lines are no edit.
     emptied = re.sub(r'(<!-- generated: usage.*?-->).*?(<!-- /generated: usage -->)', r'\1\2', text, flags=re.S)
     moved = emptied.replace('<!-- generated: usage', 'Beware of greys that are none.\n\n<!-- generated: usage')
@@ -171,8 +178,30 @@ def test_what_was_written_inside_of_a_block_is_not_lost(exported, trained_run):
 def test_the_card_says_how_it_was_trained(exported):
     text = (exported / 'README.md').read_text()
     options = yaml.safe_load((exported / 'args.yaml').read_text())
-    assert f'1 epoch, {options["opt"]}, learning rate 0.01, batches of 6 a process, seed' in text
+    assert f'1 epoch, {options["opt"]}, learning rate 0.01, batches of 6, seed' in text
+    assert f'1 process on {environment("cpu")["device"]}, ' in text
     assert '3 classes: class0, class1, class2' in text
+    # Of 24 training images a quarter is held out; the test split has 12.
+    assert '| 0.25 of train | 6 | yes | ' in text and '| test | 12 | no | ' in text
+
+
+def test_the_card_says_how_many_images_an_update_had(trained_run, tmp_path):
+    run = read_run(trained_run)
+    export(run, tmp_path, 'greys', 'mit')
+    starts = [{**start, 'processes': '4'} for start in run.environment]
+    several = run._replace(environment=starts, options={**run.options, 'grad_accum_steps': 2})
+    path = card.write_card(several, tmp_path, 'me/greys', 'shades of grey')
+    assert 'batches of 48, seed' in path.read_text() and '; 4 processes on ' in path.read_text()
+
+
+def test_a_run_whose_tables_say_too_little(trained_run, tmp_path):
+    run = Path(shutil.copytree(trained_run, tmp_path / 'run'))
+    (run / 'environment.csv').write_text('device,torch\nabacus,2.0\n')
+    with pytest.raises(ValueError, match=r"1 rows with the columns \['device', 'torch'\]; expected .*'processes'"):
+        read_run(run)
+    (run / 'environment.csv').write_text('')
+    with pytest.raises(ValueError, match='environment.csv is not what this version of scripts/train.py writes: 0 rows'):
+        read_run(run)
 
 
 @pytest.mark.parametrize('old, new, message', [

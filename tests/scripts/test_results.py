@@ -166,7 +166,8 @@ def test_runs_of_another_kind_are_kept_apart(results, capsys):
     text = make_tables.tables()
     assert text.count('| network |') == 3 and '| Dit | 0.300 | 3 | 91.00 ± 1.00 |' in text
     assert make_tables.main(['--plots']) == 0
-    assert (results / 'greys_tiny_lr_9_dit_resnet20.png').exists() and (results / 'whites_tiny_parameters.png').exists()
+    for name in 'greys_tiny_lr_9', 'whites_tiny':
+        assert (results / f'{name}_dit_resnet20.png').exists()
     # The log of another run is not written over.
     with pytest.raises(ValueError, match='another run with the log logs/a.csv: rename'):
         add_rows([row('plain', 7, 10, log='logs/a.csv')], results / 'runs.csv')
@@ -178,8 +179,13 @@ def test_runs_of_another_kind_are_kept_apart(results, capsys):
 
 def test_pictures(results):
     assert make_tables.main(['--plots']) == 0
+    # One network says nothing of accuracy against parameters.
+    assert [path.name for path in results.glob('*.png')] == ['greys_tiny_dit_resnet20.png']
+    add_rows([row('Dit', 0, 93, model='dit_resnet32', parameters=500_000, log='logs/deep.csv')], results / 'runs.csv')
+    (results / 'logs' / 'deep.csv').write_text('epoch,eval_top1\n0,50\n')
+    assert make_tables.main(['--plots']) == 0
     names = {path.name for path in results.glob('*.png')}
-    assert names == {'greys_tiny_dit_resnet20.png', 'greys_tiny_parameters.png'}
+    assert names == {'greys_tiny_dit_resnet20.png', 'greys_tiny_dit_resnet32.png', 'greys_tiny_parameters.png'}
     pictures = {name: (results / name).read_bytes() for name in names}
     assert make_tables.main(['--plots']) == 0
     assert pictures == {name: (results / name).read_bytes() for name in names}

@@ -11,6 +11,7 @@ import torch
 import train
 from safetensors.torch import load_file
 from training.checkpoint import load_checkpoint
+from training.logs import read_csv
 
 TRAIN = Path(train.__file__)
 # Without batch norm, whose statistics are those of a process's own images.
@@ -46,6 +47,8 @@ def test_two_processes_train_as_one(image_folder, tmp_path):
         torch.tensor(losses(tmp_path / 'two' / 'run')), torch.tensor(losses(tmp_path / 'one' / 'run')),
         rtol=1e-4, atol=1e-4,
     )
+    for name, count in ('one', '1'), ('two', '2'):
+        assert read_csv(tmp_path / name / 'run' / 'environment.csv')[0]['processes'] == count
     one, two = (load_file(tmp_path / name / 'run' / 'model.safetensors') for name in ('one', 'two'))
     for key, value in one.items():
         torch.testing.assert_close(two[key], value, rtol=1e-3, atol=1e-4)

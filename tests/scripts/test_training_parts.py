@@ -119,6 +119,9 @@ def test_the_test_split_is_read_once_with_the_epoch_that_the_held_out_split_chos
     with (folder / 'results.csv').open() as file:
         held_out, test = csv.DictReader(file)
     assert held_out['split'] == '0.25 of train' and test['split'] == 'test'
+    total = sum(1 for _ in (image_folder / 'train').glob('*/*'))
+    assert int(held_out['images']) == total // 4
+    assert int(test['images']) == sum(1 for _ in (image_folder / 'test').glob('*/*'))
     assert int(held_out['epoch']) == int(test['epoch']) == top1.index(max(top1))
     assert test['chosen'] == 'best'
 
