@@ -1,8 +1,9 @@
 """Put the weights of runs into the package: `python scripts/ship_weights.py RUN ... --tag TAG`.
 
 Writes, for each run, dit_timm/weights/<model>.<tag>.safetensors and its line in SHA256SUMS beside it; an input and what
-the network makes of it to tests/models/golden; and a row of hub/results/shipped.csv, the accuracy of the file as it is
-shipped on the test split of the run. Weights with two or more dimensions are rounded to float16, hence the evaluation.
+the network makes of it to tests/models/golden; and a row of hub/results/shipped.csv: what scripts/validate.py says of
+the file as it is shipped, on the test split of the run. Weights with two or more dimensions are rounded to float16,
+hence another evaluation than the run's own.
 
 The tag then needs an entry in `default_cfgs` of its model.
 """
@@ -14,12 +15,10 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
 
 import torch
+import validate
 import yaml
-from torch import nn
 from training.data import class_names, data_config, open_split
-from training.engine import evaluate
 from training.environment import environment
-from training.loaders import eval_loader
 from training.logs import read_csv, write_csv
 from training.trained import classes_metadata, load_trained
 
@@ -29,8 +28,8 @@ from dit_timm.models.weight_files import DamagedFile, load_weights, read_weights
 ROOT = Path(__file__).parent.parent
 WEIGHTS, GOLDEN = ROOT / 'dit_timm' / 'weights', ROOT / 'tests' / 'models' / 'golden'
 SHIPPED = ROOT / 'hub' / 'results' / 'shipped.csv'
-# A test counts the right answers to every tenth image of the test split, whose images are sorted by class.
-EVERY = 10
+# Of a run's options, those that say which images are its test split.
+_DATA = ('data_dir', 'dataset', 'dataset_download', 'class_map', 'input_key', 'target_key')
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -38,6 +37,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('runs', nargs='+', type=Path, metavar='RUN', help='folders that scripts/train.py wrote')
     parser.add_argument('--tag', required=True, help='names the data, such as cifar10_q75')
+    parser.add_argument('--data-dir', metavar='DIR', help='where the data are now, if not where the run had them')
     parser.add_argument('--licence', default='apache-2.0', help='of the weights')
     args = parser.parse_args(argv)
     try:
@@ -46,6 +46,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         if len({*names}) < len(names):
             raise ValueError(f'Name one run of a model; got {", ".join(names)}.')
         for run, options in runs.items():
+            options['data_dir'] = args.data_dir or options['data_dir']
             print(ship(run, options, args.tag, args.licence))
     except (OSError, ValueError, DamagedFile) as error:
         print(f'error: {error}', file=sys.stderr)
@@ -70,17 +71,19 @@ def ship(run: Path, options: Mapping[str, Any], tag: str, licence: str) -> str:
     """
     if options['model_kwargs']:
         raise ValueError(f'{run} is not {options["model"]} as it is, but with {options["model_kwargs"]}.')
-    # In float32, as they are used unless somebody asks for less.
-    args = argparse.Namespace(**{
-        **options, 'checkpoint': run / 'model.safetensors', 'pretrained': False, 'amp': False,
-    })
-    if not args.test_split:
+    # The first is of the split that was looked at after every epoch.
+    tests = read_csv(run / 'results.csv')[1:]
+    if not tests:
         raise ValueError(f'{run} has no test split to say how good the weights are; train with --test-split.')
-    test_set = open_split(args, args.test_split)
+    test_split = tests[-1]['split']
+    # Golden outputs are computed in float64, on the CPU.
+    args = argparse.Namespace(**{
+        **options, 'checkpoint': run / 'model.safetensors', 'pretrained': False, 'amp': False, 'device': 'cpu',
+    })
     name = f'{args.model}.{tag}'
     weights = rounded(read_weights(args.checkpoint))
-    metadata = {'model': args.model, 'tag': tag, 'licence': licence, **classes_metadata(class_names(test_set))}
-    content = weights_bytes(weights, metadata)
+    names = class_names(open_split(args, test_split))
+    content = weights_bytes(weights, {'model': args.model, 'tag': tag, 'licence': licence, **classes_metadata(names)})
     path = WEIGHTS / f'{name}.safetensors'
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, content)
@@ -90,7 +93,7 @@ def ship(run: Path, options: Mapping[str, Any], tag: str, licence: str) -> str:
     GOLDEN.mkdir(parents=True, exist_ok=True)
     golden = make_golden(model, data_config(args, model)['input_size'])
     write_file(GOLDEN / path.name, weights_bytes(golden))
-    _write_row(args, model, test_set, name, hashlib.sha256(content).hexdigest())
+    _write_row(name, path, test_split, options)
     return f'{path}: {len(content) / 1e6:.2f} MB'
 
 
@@ -107,19 +110,17 @@ def _write_sums() -> None:
     write_file(WEIGHTS / 'SHA256SUMS', ''.join(lines).encode())
 
 
-def _write_row(args: argparse.Namespace, model: nn.Module, test_set: Any, name: str, sha256: str) -> None:
-    right: List[bool] = []
-    config = data_config(args, model)
-    loader = eval_loader(args, test_set, config)
-    metrics = evaluate(model.to(args.device), loader, args, name, observe=lambda logits, targets: right.extend(
-        (logits.argmax(1) == targets).tolist(),
-    ))
+def _write_row(name: str, path: Path, split: str, options: Mapping[str, Any]) -> None:
+    """Evaluate a file of weights as validate.py does with its defaults, whatever the run's precision and batches."""
+    args, = validate.parse_args(['--checkpoint', str(path)])
+    result = validate.validate(argparse.Namespace(**{
+        **vars(args), **{key: options[key] for key in _DATA}, 'val_split': split,
+    }))
     facts = environment(args.device)
     row = {
-        'weights': name, 'sha256': sha256, 'split': args.test_split, 'images': len(right),
-        **{key: round(value, 6) for key, value in metrics.items()},
-        'right_of_every_tenth': sum(right[::EVERY]),
-        **{key: facts[key] for key in ('device', 'torch', 'timm')},
+        'weights': name, 'sha256': hashlib.sha256(path.read_bytes()).hexdigest(),
+        **{key: result[key] for key in ('split', 'images', 'loss', 'top1', 'top5')},
+        **{key: facts[key] for key in ('device', 'threads', 'torch', 'timm')},
     }
     kept = [other for other in read_csv(SHIPPED) if other['weights'] != name]
     write_csv(sorted([*kept, row], key=lambda row: row['weights']), SHIPPED)

@@ -28,7 +28,7 @@ from training.labels import SomeClasses, read_valid_labels
 from training.loaders import eval_loader
 from training.logs import write_csv
 from training.options import add_data_options, add_input_options, add_model_options
-from training.trained import add_checkpoint_option, load_trained, parse_with_run
+from training.trained import add_checkpoint_option, known_classes, load_trained, parse_with_run
 
 from dit_timm.models.ablation import remove_quadratic
 from dit_timm.models.weight_files import DamagedFile
@@ -114,6 +114,7 @@ def validate(args: argparse.Namespace) -> Dict[str, Any]:
     if args.checkpoint is not None and classes is not None and valid is None:
         args.num_classes = args.num_classes or len(classes)
     model = load_trained(args)
+    known = known_classes(args, model)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     config = data_config(args, model, use_test_size=args.checkpoint is None and not args.use_train_size)
     if args.without_quadratic:
@@ -124,6 +125,8 @@ def validate(args: argparse.Namespace) -> Dict[str, Any]:
             config['crop_pct'] = 1.
     if valid is not None:
         model = SomeClasses(model, valid)
+    elif classes is not None and not args.class_map:
+        _check_names(args, known, classes)
     if classes is not None and model.num_classes < len(classes):
         raise ValueError(f'{args.model} has {model.num_classes} classes, but the data have {len(classes)}.')
     confusion = Confusion(model.num_classes)
@@ -142,16 +145,33 @@ def validate(args: argparse.Namespace) -> Dict[str, Any]:
     if args.confusion is not None:
         confusion.plot(classes, args.confusion)
     labels = '' if real is None else '; top1 and top5 by ReaL labels'
-    print(f'{args.val_split}: {int(confusion.counts.sum()):,} images, loss {metrics["loss"]:.4f}{labels}')
-    print(summary_line(metrics, args.model, str(args.checkpoint or 'pretrained')), flush=True)
+    images = int(confusion.counts.sum())
+    print(f'{args.val_split}: {images:,} images, loss {metrics["loss"]:.4f}{labels}')
+    weights = str(args.checkpoint or 'pretrained') + ', quadratic terms zero' * args.without_quadratic
+    print(summary_line(metrics, args.model, weights), flush=True)
     top1, top5 = round(metrics['top1'], 4), round(metrics['top5'], 4)
     return {
         'model': args.model, 'top1': top1, 'top1_err': round(100 - top1, 4), 'top5': top5,
         'top5_err': round(100 - top5, 4), 'param_count': round(parameters / 1e6, 2),
         'img_size': config['input_size'][-1], 'crop_pct': config['crop_pct'],
-        'interpolation': config['interpolation'], 'split': args.val_split, 'loss': round(metrics['loss'], 4),
-        'weights': str(args.checkpoint or 'pretrained'),
+        'interpolation': config['interpolation'], 'split': args.val_split,
+        'images': images, 'loss': round(metrics['loss'], 4),
+        'weights': weights,
     }
+
+
+def _check_names(args: argparse.Namespace, known: Optional[List[str]], classes: List[str]) -> None:
+    """Refuse data whose classes are others than those that the network was trained on."""
+    if known is not None and known != classes:
+        data = f'{args.data_dir} has' if args.data_dir else 'the handwritten digits, taken for want of --data-dir, have'
+        raise ValueError(
+            f'{args.model} knows the classes {_some(known)}, but {data} {_some(classes)}. If they are the same under '
+            f'other names, --class-map says which is which.'
+        )
+
+
+def _some(names: List[str]) -> str:
+    return ', '.join(names[:10]) + ', ...' * (len(names) > 10)
 
 
 def _real_labels(args: argparse.Namespace, dataset: Any) -> Optional[RealLabelsImagenet]:

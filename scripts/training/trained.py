@@ -96,12 +96,16 @@ def classes_metadata(names: Optional[List[str]]) -> Mapping[str, str]:
     return {CLASSES: json.dumps(names)} if names else {}
 
 
-def read_classes(args: argparse.Namespace, model: nn.Module) -> Tuple[str, ...]:
-    """Names of the classes: those in the file of weights, else the pretrained network's, else numbers."""
-    names = None
+def known_classes(args: argparse.Namespace, model: nn.Module) -> Optional[List[str]]:
+    """Names of the classes: those in the file of weights, or the pretrained network's; None where they do not say."""
     if args.checkpoint is not None:
         with safe_open(args.checkpoint, framework='pt') as file:
-            names = json.loads((file.metadata() or {}).get(CLASSES, 'null'))
-    else:
-        names = model.pretrained_cfg.get('label_names')
-    return tuple(names) if names else tuple(map(str, range(model.num_classes)))
+            return json.loads((file.metadata() or {}).get(CLASSES, 'null'))
+    # Of another number of classes, the pretrained ones are not the network's any more.
+    names = model.pretrained_cfg.get('label_names')
+    return list(names) if names and len(names) == model.num_classes else None
+
+
+def read_classes(args: argparse.Namespace, model: nn.Module) -> Tuple[str, ...]:
+    """Names of the classes, or numbers where nothing says them."""
+    return tuple(known_classes(args, model) or map(str, range(model.num_classes)))

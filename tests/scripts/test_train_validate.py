@@ -85,6 +85,20 @@ def test_weights_without_their_run_say_which_model_they_are(image_folder, tmp_pa
     assert numbers(last_line(capsys)) == numbers(trained)
 
 
+def test_data_with_other_classes_are_refused(image_folder, tmp_path, capsys):
+    folder = run(image_folder, tmp_path, '--epochs', '1', '--warmup-epochs', '0')
+    (image_folder / 'validation' / 'class5').rename(image_folder / 'validation' / 'renamed')
+    assert validate.main(['--checkpoint', str(folder)]) == 1
+    assert 'knows the classes class0, class1, ' in (error := capsys.readouterr().err) and 'renamed' in error
+    names = tmp_path / 'names.txt'
+    names.write_text('\n'.join([*(f'class{label}' for label in range(5)), 'renamed']))
+    assert validate.main(['--checkpoint', str(folder), '--class-map', str(names)]) == 0
+    # As many classes as CIFAR-10 has, but digits.
+    assert validate.main(['--model', 'dit_resnet20', '--pretrained', '--device', 'cpu']) == 1
+    error = capsys.readouterr().err
+    assert 'knows the classes airplane' in error and 'digits, taken for want of --data-dir, have 0, 1, 2' in error
+
+
 def test_a_run_knows_its_data_from_any_folder(image_folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(image_folder)
     train.main(['--data-dir', '.', *SMALL, '--epochs', '1', '--output', str(tmp_path), '--experiment', 'run'])
