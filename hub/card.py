@@ -18,6 +18,8 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from safetensors import safe_open
 from torch import nn
 
+from dit_timm.models._base_weights import INIT_SUFFIX
+from dit_timm.models.ablation import quadratic_terms
 from dit_timm.models.costs import count_costs
 from dit_timm.models.weight_files import write_file
 
@@ -122,14 +124,14 @@ def card_to_update(out: Path) -> Optional[ModelCard]:
 def _card_data(
         run: Run, config: Dict[str, Any], rows: List[Dict[str, str]], data: str, dataset: Optional[str],
 ) -> ModelCardData:
-    base = run.base.hf_hub_id if run.base is not None else None
+    base = run.base.hf_hub_id if run.base else None
     results = [
         EvalResult(
             task_type='image-classification', dataset_type=dataset or 'custom', dataset_name=data,
             dataset_split=row['split'], metric_type='accuracy', metric_name=name,
             metric_value=round(float(row[key]), 3),
         )
-        for row in rows[-1:] for name, key in (('top-1', 'top1'), ('top-5', 'top5'))
+        for row in _fair(rows)[-1:] for name, key in (('top-1', 'top1'), ('top-5', 'top5'))
     ]
     optional = {
         'eval_results': results or None,
@@ -154,18 +156,16 @@ def _name(config: Dict[str, Any]) -> str:
 def _facts(run: Run, config: Dict[str, Any], repo_id: str, data: str) -> Dict[str, Any]:
     model = load_model(run)
     size = input_config(run, model)['input_size']
-    base = run.base
     return {
         'name': _name(config),
-        'summary': f'A Dit-CNN, a CNN in which one convolution also receives a quadratic term across channels, trained '
-                   f'on {data}.',
+        'summary': f'{_kind(model)}, trained on {data}.',
         'costs': count_costs(model, size),
         'image_size': ' x '.join(map(str, size[1:])),
         'input_size': ', '.join(map(str, size)),
         'data': data,
         'classes': _classes(model, config.get('label_names')),
         'topk': min(5, model.num_classes),
-        'origin': f'{base.hf_hub_id}, quadratic terms zero' if base is not None else 'random',
+        'origin': _origin(run),
         'licence': config['pretrained_cfg']['license'],
         'repo_id': repo_id,
         'training': _training(run),
@@ -173,9 +173,29 @@ def _facts(run: Run, config: Dict[str, Any], repo_id: str, data: str) -> Dict[st
     }
 
 
+def _fair(rows: List[Dict[str, str]]) -> List[Dict[str, str]]:
+    """Results on images that did not choose the epoch."""
+    return [row for index, row in enumerate(rows) if index or row['chosen'] != 'best']
+
+
+def _kind(model: nn.Module) -> str:
+    terms = len(quadratic_terms(model))
+    if not terms:
+        return 'A CNN of timm without a quadratic term'
+    which = 'one convolution also receives' if terms == 1 else f'{terms} convolutions also receive'
+    return f'A Dit-CNN, a CNN in which {which} a quadratic term across channels'
+
+
+def _origin(run: Run) -> str:
+    if run.base is None:
+        return 'random'
+    # Such a tag is the base network's weights, without a trained term.
+    return run.base_name + (', quadratic terms zero' if run.base.tag.endswith(INIT_SUFFIX) else '')
+
+
 def _training(run: Run) -> str:
     options = run.options
-    recipe = f'recipe `{run.recipe.name}` (sha256 `{run.recipe_sha256}`), ' if run.recipe is not None else ''
+    recipe = f'recipe `{run.recipe}` (sha256 of its options `{run.recipe_sha256}`), ' if run.recipe else ''
     starts: List[str] = list(dict.fromkeys(
         f'{start["device"]}, {_counted(int(start["threads"]), "thread")}, torch {start["torch"]}, timm {start["timm"]}'
         for start in run.environment

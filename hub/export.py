@@ -60,11 +60,11 @@ def export(run: Run, out: Path, tag: str, licence: Optional[str] = None, weights
     if run.classes:
         metadata['classes'] = json.dumps(run.classes)
     if run.recipe is not None:
-        metadata.update(recipe=run.recipe.name, recipe_sha256=run.recipe_sha256)
+        metadata.update(recipe=run.recipe, recipe_sha256=run.recipe_sha256)
     write_file(out / WEIGHTS, weights_bytes(model.state_dict(), metadata))
     write_file(out / GOLDEN, weights_bytes(golden))
     options = {key: value for key, value in run.options.items() if key not in _PRIVATE}
-    options['config'] = run.recipe.name if run.recipe is not None else None
+    options['config'] = run.recipe
     write_file(out / OPTIONS, yaml.safe_dump(options).encode())
     text = json.dumps(_config(run, model, config, tag, licence), indent=2) + '\n'
     write_file(out / CONFIG, text.encode())
@@ -80,7 +80,7 @@ def licence_of(run: Run, licence: Optional[str]) -> str:
     base = run.base.license if run.base is not None else None
     if base and licence and licence != base:
         raise LicenceError(
-            f'The run began with weights of {run.base.hf_hub_id}, licence {base}: they stay under it; got --licence '
+            f'The run began with weights of {run.base_name}, licence {base}: they stay under it; got --licence '
             f'{licence}.'
         )
     if not base and not licence:

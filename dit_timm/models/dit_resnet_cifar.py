@@ -305,7 +305,8 @@ def checkpoint_filter_fn(state_dict: Dict[str, Any], model: DitResNetCifar) -> D
     """Read weights of this package and of the authors' CIFAR training, whatever the input size of the network.
 
     Raises:
-        ValueError: They are a Dit network's, and the network is a plain one.
+        ValueError: They are a Dit network's, and the network is a plain one; or they are this package's, which were not
+            trained with transposed maps, and the network has those.
     """
     state_dict = unwrap(state_dict)
     if is_authors(state_dict):
@@ -315,6 +316,11 @@ def checkpoint_filter_fn(state_dict: Dict[str, Any], model: DitResNetCifar) -> D
                 "Create the model with transposed_quadratic=True for the network that was trained."
             )
         state_dict = from_authors(state_dict)
+    elif model.transposed_quadratic and Path(model.pretrained_cfg.get('file') or '').parent == _WEIGHTS:
+        raise ValueError(
+            'The weights in this package were trained without transposed_quadratic=True, which makes another network. '
+            'Leave it out; or, for a checkpoint of the authors, name it: pretrained_cfg_overlay=dict(file=...).'
+        )
     own = model.state_dict()
     if any('.quadratic.' in key for key in state_dict) and not any('.quadratic.' in key for key in own):
         raise ValueError(

@@ -194,6 +194,28 @@ def test_the_card_says_how_many_images_an_update_had(trained_run, tmp_path):
     assert 'batches of 48, seed' in path.read_text() and '; 4 processes on ' in path.read_text()
 
 
+def test_the_card_says_what_the_network_is_and_what_it_began_with(trained_run, exported):
+    text = (exported / 'README.md').read_text()
+    assert 'in which one convolution also receives a quadratic term' in text and 'before training:** random' in text
+    two = timm.create_model('test_dit_resnet', dendrites=('layer1.0.conv2', 'layer2.0.conv2'))
+    assert 'in which 2 convolutions also receive a quadratic term' in card._kind(two)
+    assert card._kind(timm.create_model('test_resnet')) == 'A CNN of timm without a quadratic term'
+    run = read_run(trained_run)
+    for model, origin in (('dit_resnet20', 'dit_resnet20.cifar10_q75'),
+                          ('dit_resnet50', 'timm/resnet50.a1_in1k, quadratic terms zero'),
+                          ('resnet50', 'timm/resnet50.a1_in1k')):
+        assert card._origin(run._replace(options={**run.options, 'pretrained': True, 'model': model})) == origin
+
+
+def test_results_on_images_that_chose_the_epoch_are_not_the_model_s(trained_run, tmp_path):
+    run = read_run(trained_run)
+    export(run, tmp_path, 'greys', 'mit')
+    chosen = run._replace(results=run.results[:1])
+    path = card.write_card(chosen, tmp_path, 'me/greys', 'shades of grey')
+    assert ModelCard.load(path).data.eval_results is None
+    assert '| 0.25 of train | 6 | yes |' in path.read_text()
+
+
 def test_a_run_whose_tables_say_too_little(trained_run, tmp_path):
     run = Path(shutil.copytree(trained_run, tmp_path / 'run'))
     (run / 'environment.csv').write_text('device,torch\nabacus,2.0\n')
