@@ -22,7 +22,8 @@ _COLUMNS = {
     'results.csv': {'split', 'images', 'chosen', 'top1', 'top5', 'loss'},
     'environment.csv': {'device', 'threads', 'torch', 'timm', 'processes'},
 }
-_RECIPES = Path(__file__).parent.parent / 'scripts' / 'recipes'
+# What the recipe of a run set when it began.
+_RECIPE = 'recipe.yaml'
 
 
 class Run(NamedTuple):
@@ -47,16 +48,19 @@ class Run(NamedTuple):
         return get_pretrained_cfg(self.options['model']) if self.options['pretrained'] else None
 
     @property
-    def recipe(self) -> Optional[Path]:
-        """The recipe that the run followed, if it is still there."""
-        named = self.options.get('config')
-        candidates = [Path(named), _RECIPES / Path(named).name] if named else []
-        return next((path for path in candidates if path.is_file()), None)
+    def base_name(self) -> Optional[str]:
+        """What the weights before the run are called: on the Hub, or else in timm's registry."""
+        return self.base and (self.base.hf_hub_id or f'{self.base.architecture}.{self.base.tag}')
+
+    @property
+    def recipe(self) -> Optional[str]:
+        """The name of the recipe that the run began with, if it had one."""
+        return Path(self.options['config']).name if (self.folder / _RECIPE).is_file() else None
 
     @property
     def recipe_sha256(self) -> Optional[str]:
-        """SHA-256 of the recipe's file."""
-        return hashlib.sha256(self.recipe.read_bytes()).hexdigest() if self.recipe else None
+        """SHA-256 of the options that the recipe set."""
+        return hashlib.sha256((self.folder / _RECIPE).read_bytes()).hexdigest() if self.recipe else None
 
 
 def read_run(folder: Path) -> Run:

@@ -29,7 +29,7 @@ def tables() -> str:
 
 def _comparable(row: Row) -> Tuple[str, ...]:
     """What runs of one table share."""
-    return row['data'], row['recipe'], row['options']
+    return row['data'], row['split'], row['recipe'], row['options']
 
 
 def _table(rows: List[Row]) -> str:
@@ -41,9 +41,8 @@ def _table(rows: List[Row]) -> str:
     lines = [
         _caption(rows),
         '',
-        '| network | variant | parameters (M) | runs | top-1 (%) | against plain (points) | top-5 (%) | loss | '
-        'training (min) |',
-        '|---|---|---|---|---|---|---|---|---|',
+        '| network | variant | parameters (M) | runs | top-1 (%) | against plain (points) | top-5 (%) | loss |',
+        '|---|---|---|---|---|---|---|---|',
     ]
     for model, of_model in groups(rows, lambda row: row['model']).items():
         variants = groups(of_model, lambda row: row['variant'])
@@ -65,7 +64,8 @@ def _caption(rows: List[Row]) -> str:
     sentences = (
         f'**{first["data"]}.** Recipe `{first["recipe"]}`{options}: {first["epochs"]} epochs, {first["precision"]}, '
         f'{_all(rows, "device")}, torch {_all(rows, "torch")}, timm {_all(rows, "timm")}.',
-        f'Weights of {chosen}; the {first["split"]} split ({int(first["images"]):,} images) is read once a run.',
+        f'Weights of {chosen}; the {first["split"]} split ({int(first["images"]):,} images) is read once for a trained '
+        f'network and once more for it with A = 0, and chose nothing.',
         spread,
         _NOTES.get(first['data'], ''),
     )
@@ -74,12 +74,11 @@ def _caption(rows: List[Row]) -> str:
 
 def _line(model: str, variant: str, rows: List[Row], plain: List[Row]) -> str:
     difference = paired(by_seed(rows), by_seed(plain)) if variant != PLAIN else None
-    minutes = '' if variant == REMOVED else f'{summary(float(row["train_seconds"]) / 60 for row in rows).mean:.0f}'
     sign = '+' if difference is not None and difference.mean >= 0 else ''
     cells = (
         model, variant, f'{int(rows[0]["parameters"]) / 1e6:.3f}', str(len(rows)), str(summary(by_seed(rows).values())),
         f'{sign}{difference}' if difference else '', str(summary(by_seed(rows, 'top5').values())),
-        f'{summary(by_seed(rows, "loss").values()).mean:.4f}', minutes,
+        f'{summary(by_seed(rows, "loss").values()).mean:.4f}',
     )
     return f'| {" | ".join(cells)} |'
 

@@ -1,7 +1,8 @@
 """Write the results of runs into a CSV, a row for each: `python scripts/record_run.py RUN ... --data NAME`.
 
-A run's own test split is read from its results.csv, not evaluated again. A Dit network is evaluated once more on that
-split with its quadratic terms at zero: a row of its own, 'Dit, A = 0 after training'.
+A run's result on its test split is taken from its results.csv, not evaluated again. A Dit network is evaluated once on
+that split with its quadratic terms at zero: a row of its own, 'Dit, A = 0 after training'. `recipe_sha256` is of the
+recipe.yaml in the folder of the run.
 
 The log of each run (a row for each epoch) is kept beside the CSV, in `logs`.
 """
@@ -11,13 +12,16 @@ import hashlib
 import shutil
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional
 
+import timm
 import torch
 import train
 import yaml
+from training.config import RECIPE
 from training.data import data_config, open_split
 from training.engine import evaluate
+from training.environment import environment
 from training.loaders import eval_loader
 from training.logs import read_csv
 from training.trained import load_trained
@@ -27,6 +31,7 @@ from dit_timm.models.ablation import remove_quadratic
 from dit_timm.models.weight_files import DamagedFile
 
 _FACTS = ('device', 'threads', 'torch', 'timm')
+_FILES = ('args.yaml', 'summary.csv', 'results.csv', 'environment.csv', 'model.safetensors')
 RESULTS = Path(__file__).parent.parent / 'hub' / 'results' / 'runs.csv'
 # Options that say where and with what a run is done, not what is trained.
 _SILENT = (
@@ -44,11 +49,16 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument('runs', nargs='+', type=Path, metavar='RUN', help='folders that scripts/train.py wrote')
     parser.add_argument('--data', required=True, metavar='NAME', help='what the data are called in tables')
     parser.add_argument('--tag', default='', help='pretrained tag of these weights, if they have one')
+    parser.add_argument('--data-dir', metavar='DIR', help='where the data are now, if not where the run had them')
+    parser.add_argument(
+        '--device', default='cuda' if torch.cuda.is_available() else 'cpu',
+        help='to evaluate on (default: cuda where there is a GPU for it)',
+    )
     parser.add_argument('--csv', type=Path, default=RESULTS, metavar='FILE', help='default: hub/results/runs.csv')
     args = parser.parse_args(argv)
     try:
         for run in args.runs:
-            rows = rows_of(run, args.data, args.tag)
+            rows = rows_of(run, args.data, args.tag, args.device, args.data_dir)
             add_rows(rows, args.csv)
             log = args.csv.parent / rows[0]['log']
             log.parent.mkdir(parents=True, exist_ok=True)
@@ -61,32 +71,44 @@ def main(argv: Optional[List[str]] = None) -> int:
     return 0
 
 
-def rows_of(run: Path, data: str, tag: str) -> List[Dict[str, Any]]:
+def rows_of(run: Path, data: str, tag: str, device: str, data_dir: Optional[str] = None) -> List[Dict[str, Any]]:
     """The rows of a run.
 
+    Args:
+        run: Its folder.
+        data: What the data are called.
+        tag: The pretrained tag of the weights; empty if they have none.
+        device: Where the network without its quadratic terms is evaluated.
+        data_dir: Where the data are, if not where the run had them.
+
     Raises:
-        OSError: The folder is not that of a run that has ended.
-        ValueError: Its results are not of a test split, or it has no recipe.
+        OSError: The folder is not that of a run that has ended, or there are no data.
+        ValueError: It has no result on a test split, or no recipe.
         DamagedFile: Its weights are damaged.
     """
-    for name in ('args.yaml', 'summary.csv', 'results.csv', 'environment.csv', 'model.safetensors'):
+    for name in _FILES:
         if not (run / name).is_file():
             raise FileNotFoundError(f'{run} is no folder of a run that has ended: it has no {name}.')
+    if not (run / RECIPE).is_file():
+        raise ValueError(f'{run} has no {RECIPE}: it followed no recipe. Train with --config.')
     options = yaml.safe_load((run / 'args.yaml').read_text())
-    result = read_csv(run / 'results.csv')[-1]
-    starts = read_csv(run / 'environment.csv')
-    if not options['test_split'] or result['split'] != options['test_split']:
+    # The first is of the split that was looked at after every epoch.
+    _, *tests = read_csv(run / 'results.csv')
+    if not tests:
         raise ValueError(f'{run} has no result on a test split; train with --test-split.')
-    args = argparse.Namespace(**{**options, 'checkpoint': run / 'model.safetensors', 'pretrained': False})
+    result, starts = tests[-1], read_csv(run / 'environment.csv')
+    args = argparse.Namespace(**{
+        **options, 'checkpoint': run / 'model.safetensors', 'pretrained': False, 'device': device,
+        'data_dir': data_dir or options['data_dir'],
+    })
     model = load_trained(args)
-    variant = _variant(model, options)
-    recipe, differences = _recipe(options)
-    test_set = open_split(args, args.test_split)
     row = {
-        'run': run.name, 'model': options['model'], 'variant': variant, 'tag': tag, 'data': data,
-        'split': result['split'], 'images': len(test_set), 'seed': options['seed'], 'epochs': options['epochs'],
-        'epoch': result['epoch'], 'chosen': result['chosen'], 'recipe': recipe.name,
-        'recipe_sha256': hashlib.sha256(recipe.read_bytes()).hexdigest(), 'options': differences,
+        'run': run.name, 'model': _network(options['model']), 'variant': _variant(model, options), 'tag': tag,
+        'data': data, **{name: result[name] for name in ('split', 'images')}, 'seed': options['seed'],
+        'epochs': options['epochs'], **{name: result[name] for name in ('epoch', 'chosen')},
+        'recipe': Path(options['config']).name,
+        'recipe_sha256': hashlib.sha256((run / RECIPE).read_bytes()).hexdigest(),
+        'options': _differences(run, options, starts[-1]),
         'precision': f'amp {options["amp_dtype"]}' if options['amp'] else 'float32',
         # Of a run that was stopped, each machine and version that it ran on.
         **{name: '; '.join(dict.fromkeys(start[name] for start in starts)) for name in _FACTS},
@@ -95,12 +117,24 @@ def rows_of(run: Path, data: str, tag: str) -> List[Dict[str, Any]]:
         'train_seconds': round(sum(float(line['seconds']) for line in read_csv(run / 'summary.csv'))),
         'log': f'logs/{run.name}.csv',
     }
-    if variant not in (DIT, TRANSPOSED):
-        return [row]
+    return [row, _removed(row, model, args)] if row['variant'] == DIT else [row]
+
+
+def _removed(row: Dict[str, Any], model: torch.nn.Module, args: argparse.Namespace) -> Dict[str, Any]:
+    """The row of a Dit network without its quadratic terms; takes them from the network."""
     remove_quadratic(model)
-    metrics = evaluate(model, eval_loader(args, test_set, data_config(args, model)), args, f'{run.name}, A = 0')
-    removed = {**row, 'variant': REMOVED, 'tag': '', **{name: _rounded(value) for name, value in metrics.items()}}
-    return [row, removed] if variant == DIT else [row]
+    loader = eval_loader(args, open_split(args, row['split']), data_config(args, model))
+    metrics = evaluate(model, loader, args, f'{row["run"]}, A = 0')
+    here = environment(args.device)
+    return {
+        **row, 'variant': REMOVED, 'tag': '', **{name: here[name] for name in _FACTS},
+        **{name: _rounded(value) for name, value in metrics.items()},
+    }
+
+
+def _network(name: str) -> str:
+    """The Dit network whose results these are: a network of timm is the plain twin of that with its name."""
+    return f'dit_{name}' if timm.is_model(f'dit_{name}') else name
 
 
 def _variant(model: torch.nn.Module, options: Dict[str, Any]) -> str:
@@ -112,19 +146,16 @@ def _variant(model: torch.nn.Module, options: Dict[str, Any]) -> str:
     return DIT if any(weight.any() for weight in weights) else FIXED
 
 
-def _recipe(options: Dict[str, Any]) -> Tuple[Path, str]:
-    """The recipe of a run, and the options in which the run differs from it."""
-    if not options['config']:
-        raise ValueError('The run has no recipe: train with --config.')
-    recipe = Path(options['config'])
-    if not recipe.is_file():
-        recipe = Path(__file__).parent / 'recipes' / recipe.name
-    args = vars(train.parse_args(['--config', str(recipe)]))
+def _differences(run: Path, options: Dict[str, Any], start: Dict[str, str]) -> str:
+    """The options in which a run differs from its recipe, and how many processes it had if there were several."""
+    args = vars(train.parse_args(['--config', str(run / RECIPE)]))
     ours, theirs = (_without_variants(values) for values in (options, args))
     changed = {
         key: value for key, value in ours.items() if key not in _SILENT and key in theirs and theirs[key] != value
     }
-    return recipe, ' '.join(f'{key}={value}' for key, value in sorted(changed.items()))
+    if start['processes'] != '1':
+        changed['processes'] = start['processes']
+    return ' '.join(f'{key}={value}' for key, value in sorted(changed.items()))
 
 
 def _without_variants(options: Dict[str, Any]) -> Dict[str, Any]:

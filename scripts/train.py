@@ -4,10 +4,10 @@ Without arguments: dit_resnet20 on scikit-learn's handwritten digits, a few minu
 images: `python scripts/train.py --data-dir DIR --model dit_resnet18 --epochs 100 --lr 0.1`, where DIR holds `train`
 and `validation`, each a folder with a folder for every class, or a .tar of that.
 
-The output folder receives model.safetensors (the weights that are kept), args.yaml (every option), environment.csv (a
-row for each start: machine and versions), summary.csv (a row for each epoch), results.csv (a row for each split that
-the kept weights were evaluated on), curves.png and checkpoints. `--resume FOLDER` goes on with a run that was stopped,
-and ends with the weights it would have had.
+The output folder receives model.safetensors (the weights that are kept), args.yaml (every option), recipe.yaml (those
+that --config set), environment.csv (a row for each start: machine and versions), summary.csv (a row for each epoch),
+results.csv (a row for each split that the kept weights were evaluated on), curves.png and checkpoints. `--resume
+FOLDER` goes on with a run that was stopped, and ends with the weights it would have had.
 
 Several processes: `torchrun --nproc_per_node=N scripts/train.py ...`; --batch-size is that of one process.
 """
@@ -21,7 +21,7 @@ from typing import Any, Dict, List, Optional
 import yaml
 from timm.utils import get_outdir, random_seed, setup_default_logging
 from training.checkpoint import list_checkpoints
-from training.config import Parser, parse, read_options
+from training.config import RECIPE, Parser, parse, read_options, recipe_text
 from training.engine import summary_line
 from training.environment import note_environment
 from training.images import UnreadableImage, plain_message
@@ -96,6 +96,8 @@ def _open_folder(args: argparse.Namespace, processes: Processes) -> Path:
         experiment = args.experiment or f'{datetime.now():%Y%m%d-%H%M%S}-{args.model}'
         folder = get_outdir(args.output, experiment, inc=True)
         write_file(Path(folder) / 'args.yaml', _options_text(args).encode())
+        if args.config is not None:
+            write_file(Path(folder) / RECIPE, recipe_text(args.config).encode())
     return Path(processes.agree(folder))
 
 

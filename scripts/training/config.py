@@ -9,6 +9,9 @@ from typing import Any, Dict, Iterator, List, NoReturn, Optional
 
 import yaml
 
+# In the folder of a run: the recipe that it began with; see `recipe_text`.
+RECIPE = 'recipe.yaml'
+
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors are a line, not a page of all options."""
@@ -54,6 +57,15 @@ def parse(
         parser.error(f'unrecognized arguments: {" ".join(unknown)}.{hint}')
     args.config = path
     return args
+
+
+def recipe_text(path: Path) -> str:
+    """The options that a recipe sets, as sorted YAML without comments: its SHA-256 does not depend on its header.
+
+    Args:
+        path: The recipe, which `parse` has taken.
+    """
+    return yaml.safe_dump(yaml.safe_load(path.read_text()))
 
 
 @contextmanager

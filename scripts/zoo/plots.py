@@ -1,5 +1,6 @@
 """Pictures of the results: accuracy against epochs and against parameters."""
 
+import math
 from pathlib import Path
 from typing import List
 
@@ -44,8 +45,9 @@ def plot_parameters(rows: List[Row], target: Path) -> None:
         summaries = [summary(float(row['top1']) for row in points[size]) for size in sizes]
         axis.errorbar(
             [size / 1e6 for size in sizes], [value.mean for value in summaries],
-            yerr=[value.deviation or 0. for value in summaries], color=_COLORS[variant], marker='o', capsize=3,
-            label=variant,
+            # Of a single run there is no deviation, and no bar is drawn.
+            yerr=[math.nan if value.deviation is None else value.deviation for value in summaries],
+            color=_COLORS[variant], marker='o', capsize=3, label=variant,
         )
     _finish(figure, axis, rows[0]['data'], 'parameters (millions)', 'top-1 on test images (%)', target)
 

@@ -65,8 +65,17 @@ def _order(row: Row) -> Tuple:
 
 
 def by_seed(rows: Iterable[Row], value: str = 'top1') -> Dict[str, float]:
-    """A number of each row by its seed."""
-    return {row['seed']: float(row[value]) for row in rows}
+    """A number of each row by its seed.
+
+    Raises:
+        ValueError: Two rows have the same seed.
+    """
+    numbers: Dict[str, float] = {}
+    for row in rows:
+        if row['seed'] in numbers:
+            raise ValueError(f'Two rows of {row["model"]}, {row["variant"]}, {row["recipe"]} have seed {row["seed"]}.')
+        numbers[row['seed']] = float(row[value])
+    return numbers
 
 
 def paired(ours: Dict[str, float], theirs: Dict[str, float]) -> Optional[Summary]:

@@ -12,11 +12,13 @@ import ship_weights
 import timm
 import torch
 import train
+import validate
+import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from training.environment import environment
-from training.logs import read_csv
-from zoo.rows import COLUMNS, add_rows, paired, summary
+from training.logs import read_csv, write_csv
+from zoo.rows import COLUMNS, add_rows, by_seed, paired, summary
 
 from dit_timm.models.golden import TOLERANCE, golden_difference
 
@@ -50,6 +52,18 @@ def trained(write_greys, tmp_path):
     return run
 
 
+def recipe_sha256(text):
+    return hashlib.sha256(yaml.safe_dump(yaml.safe_load(text)).encode()).hexdigest()
+
+
+def test_the_recipes_of_the_recorded_runs_have_not_changed():
+    recipes = make_tables.RESULTS.parent.parent / 'scripts' / 'recipes'
+    rows = read_csv(make_tables.RESULTS / 'runs.csv')
+    assert rows
+    for name, recorded in {(row['recipe'], row['recipe_sha256']) for row in rows}:
+        assert recorded == recipe_sha256((recipes / name).read_text()), name
+
+
 def test_rows_of_runs(trained, tmp_path):
     table = tmp_path / 'results' / 'runs.csv'
     runs = [
@@ -65,7 +79,7 @@ def test_rows_of_runs(trained, tmp_path):
     facts = environment('cpu')
     for row in rows.values():
         assert list(row) == list(COLUMNS)
-        assert row['recipe_sha256'] == hashlib.sha256(trained.recipe.read_bytes()).hexdigest()
+        assert row['recipe_sha256'] == recipe_sha256(RECIPE)
         assert (row['data'], row['split'], row['images'], row['chosen']) == ('greys', 'test', '15', 'best')
         assert (row['torch'], row['timm'], row['device']) == (torch.__version__, timm.__version__, facts['device'])
         assert (table.parent / row['log']).read_bytes() == (tmp_path / 'out' / row['run'] / 'summary.csv').read_bytes()
@@ -75,9 +89,42 @@ def test_rows_of_runs(trained, tmp_path):
     with (runs[0] / 'results.csv').open() as file:
         test = list(csv.DictReader(file))[-1]
     assert float(rows['Dit']['loss']) == pytest.approx(float(test['loss']), abs=1e-6)
-    # Once more: the rows are replaced, not doubled.
+    # Once more: the rows are replaced, not doubled. The recipe is the one that the runs began with.
+    trained.recipe.write_text('lr: 7\n')
     assert record_run.main(command) == 0
-    assert len(read_csv(table)) == 5
+    again = read_csv(table)
+    assert len(again) == 5 and {row['variant']: row for row in again} == rows
+
+
+def test_a_run_of_another_machine(trained, tmp_path):
+    run, table = trained('dit'), tmp_path / 'runs.csv'
+    elsewhere = trained.data.rename(tmp_path / 'moved')
+    starts = read_csv(run / 'environment.csv')
+    write_csv([{**starts[0], 'device': 'abacus', 'processes': '4'}], run / 'environment.csv')
+    options = yaml.safe_load((run / 'args.yaml').read_text())
+    # As it is when the test split was named only when the run went on.
+    (run / 'args.yaml').write_text(yaml.safe_dump({**options, 'device': 'cuda', 'test_split': None}))
+    command = [str(run), '--data', 'greys', '--csv', str(table), '--device', 'cpu']
+    assert record_run.main(command) == 1
+    assert record_run.main([*command, '--data-dir', str(elsewhere)]) == 0
+    dit, removed = read_csv(table)
+    # Another number of processes makes other batches: not a run for the same row.
+    assert dit['options'] == removed['options'] == 'processes=4' and dit['split'] == removed['split'] == 'test'
+    # Each says where it was evaluated.
+    assert (dit['device'], removed['device']) == ('abacus', environment('cpu')['device'])
+
+
+def test_only_a_dit_network_is_evaluated_again(trained, tmp_path, monkeypatch):
+    monkeypatch.delattr(record_run, 'evaluate')
+    for option in 'quadratic=False', 'transposed_quadratic=True':
+        run = trained(option, '--epochs', '1', '--model-kwargs', option)
+        assert record_run.main([str(run), '--data', 'greys', '--csv', str(tmp_path / 'runs.csv')]) == 0
+    assert len(read_csv(tmp_path / 'runs.csv')) == 2
+
+
+def test_a_network_of_timm_is_the_plain_twin():
+    assert record_run._network('resnet18') == record_run._network('dit_resnet18') == 'dit_resnet18'
+    assert record_run._network('dit_resnet20') == 'dit_resnet20' and record_run._network('vgg11') == 'vgg11'
 
 
 def test_the_row_without_the_term_is_that_of_the_network_without_it(trained, tmp_path):
@@ -95,6 +142,12 @@ def test_the_row_without_the_term_is_that_of_the_network_without_it(trained, tmp
     labels = torch.tensor([int(path.parent.name[-1]) for path in paths])
     assert float(removed['loss']) == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), abs=1e-4)
     assert float(removed['top1']) == pytest.approx(100 * (logits.argmax(1) == labels).float().mean().item(), abs=1e-4)
+    # The other way to it, which says what it evaluated.
+    file = tmp_path / 'validated.csv'
+    assert validate.main(['--checkpoint', str(run), '--without-quadratic', '--results-file', str(file)]) == 0
+    validated, = read_csv(file)
+    assert float(validated['loss']) == pytest.approx(float(removed['loss']), abs=1e-4)
+    assert validated['weights'] == f'{run}/model.safetensors, quadratic terms zero'
 
 
 def test_runs_that_say_too_little_are_refused(trained, tmp_path, capsys):
@@ -102,9 +155,12 @@ def test_runs_that_say_too_little_are_refused(trained, tmp_path, capsys):
     assert record_run.main([str(tmp_path), *table]) == 1
     assert 'no folder of a run that has ended: it has no args.yaml' in capsys.readouterr().err
     run = trained('dit', '--epochs', '1', '--test-split', 'train')
-    (run / 'args.yaml').write_text((run / 'args.yaml').read_text().replace('test_split: train', 'test_split: test'))
+    write_csv(read_csv(run / 'results.csv')[:1], run / 'results.csv')
     assert record_run.main([str(run), *table]) == 1
     assert 'has no result on a test split' in capsys.readouterr().err
+    (run / 'recipe.yaml').unlink()
+    assert record_run.main([str(run), *table]) == 1
+    assert 'has no recipe.yaml: it followed no recipe' in capsys.readouterr().err
     assert not (tmp_path / 'runs.csv').exists()
 
 
@@ -138,7 +194,7 @@ def test_the_table_pairs_runs_by_seed(results):
         ['Dit', '0.300', '3', '91.00 ± 1.00', f'+2.00 ± {deviation:.2f}'],
         ['Dit, A = 0 after training', '0.300', '1', '50.00', '-38.00'],
     ]
-    assert 'Seeds 0, 1, 2' in lines[0] and '(15 images) is read once a run' in lines[0]
+    assert 'Seeds 0, 1, 2' in lines[0] and '(15 images) is read once for a trained network' in lines[0]
 
 
 def test_a_note_says_what_the_numbers_are_not(results):
@@ -159,14 +215,16 @@ def test_a_table_out_of_date_is_an_error(results, tmp_path, monkeypatch):
 
 
 def test_runs_of_another_kind_are_kept_apart(results, capsys):
-    add_rows([row('Dit', 0, 10, options='lr=9', log='logs/a.csv'), row('Dit', 0, 20, data='whites', log='logs/b.csv')],
-             results / 'runs.csv')
-    for name in 'ab':
+    add_rows([
+        row('Dit', 0, 10, options='lr=9', log='logs/a.csv'), row('Dit', 0, 20, data='whites', log='logs/b.csv'),
+        row('Dit', 0, 30, split='another', log='logs/c.csv'),
+    ], results / 'runs.csv')
+    for name in 'abc':
         (results / 'logs' / f'{name}.csv').write_text('epoch,eval_top1\n0,50\n')
     text = make_tables.tables()
-    assert text.count('| network |') == 3 and '| Dit | 0.300 | 3 | 91.00 ± 1.00 |' in text
+    assert text.count('| network |') == 4 and '| Dit | 0.300 | 3 | 91.00 ± 1.00 |' in text
     assert make_tables.main(['--plots']) == 0
-    for name in 'greys_tiny_lr_9', 'whites_tiny':
+    for name in 'greys_test_tiny_lr_9', 'whites_test_tiny', 'greys_another_tiny':
         assert (results / f'{name}_dit_resnet20.png').exists()
     # The log of another run is not written over.
     with pytest.raises(ValueError, match='another run with the log logs/a.csv: rename'):
@@ -180,12 +238,14 @@ def test_runs_of_another_kind_are_kept_apart(results, capsys):
 def test_pictures(results):
     assert make_tables.main(['--plots']) == 0
     # One network says nothing of accuracy against parameters.
-    assert [path.name for path in results.glob('*.png')] == ['greys_tiny_dit_resnet20.png']
+    assert [path.name for path in results.glob('*.png')] == ['greys_test_tiny_dit_resnet20.png']
     add_rows([row('Dit', 0, 93, model='dit_resnet32', parameters=500_000, log='logs/deep.csv')], results / 'runs.csv')
     (results / 'logs' / 'deep.csv').write_text('epoch,eval_top1\n0,50\n')
     assert make_tables.main(['--plots']) == 0
     names = {path.name for path in results.glob('*.png')}
-    assert names == {'greys_tiny_dit_resnet20.png', 'greys_tiny_dit_resnet32.png', 'greys_tiny_parameters.png'}
+    assert names == {
+        f'greys_test_tiny_{name}.png' for name in ('dit_resnet20', 'dit_resnet32', 'parameters')
+    }
     pictures = {name: (results / name).read_bytes() for name in names}
     assert make_tables.main(['--plots']) == 0
     assert pictures == {name: (results / name).read_bytes() for name in names}
@@ -196,6 +256,8 @@ def test_pictures(results):
 def test_summaries():
     assert str(summary([1.])) == '1.00' and str(summary([1., 3.])) == f'2.00 ± {2 ** 0.5:.2f}'
     assert paired({'0': 2., '5': 1.}, {'0': 1., '7': 9.}).mean == 1 and paired({'0': 2.}, {'1': 1.}) is None
+    with pytest.raises(ValueError, match='Two rows of dit_resnet20, Dit, tiny.yaml have seed 3'):
+        by_seed([row('Dit', 3, 1, split='a'), row('Dit', 3, 2, split='b')])
 
 
 def test_what_is_not_shipped(trained, capsys):
@@ -229,5 +291,5 @@ def test_weights_are_shipped_with_their_sum_their_golden_outputs_and_their_accur
     right = [answer == int(image.parent.name[-1]) for answer, image in zip(answers, paths)]
     shipped, = read_csv(folder / 'shipped.csv')
     assert float(shipped['top1']) == pytest.approx(100 * sum(right) / len(right), abs=1e-4)
-    assert shipped['right_of_every_tenth'] == str(sum(right[::10])) and shipped['images'] == '15'
+    assert shipped['images'] == '15' and shipped['device'] == environment('cpu')['device']
     assert shipped['sha256'] == sums[:64]
