@@ -93,7 +93,7 @@ def rows_of(run: Path, data: str, tag: str, device: str, data_dir: Optional[str]
         raise ValueError(f'{run} has no {RECIPE}: it followed no recipe. Train with --config.')
     options = yaml.safe_load((run / 'args.yaml').read_text())
     # The first is of the split that was looked at after every epoch.
-    _, *tests = read_csv(run / 'results.csv')
+    tests = read_csv(run / 'results.csv')[1:]
     if not tests:
         raise ValueError(f'{run} has no result on a test split; train with --test-split.')
     result, starts = tests[-1], read_csv(run / 'environment.csv')
