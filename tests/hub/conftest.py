@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +12,10 @@ import train
 from client_code import FILES
 from hub_server import HubServer
 from PIL import Image
+
+from hub import card
+from hub.export import export
+from hub.run import read_run
 
 
 @pytest.fixture(scope='session')
@@ -31,6 +36,16 @@ def trained_run(tmp_path_factory):
         '--test-split', 'test', '--model-ema', '--device', 'cpu', '--output', str(folder), '--experiment', 'run',
     ])
     return folder / 'run'
+
+
+@pytest.fixture
+def exported(trained_run, tmp_path):
+    """The run's folder, exported as me/greys."""
+    folder = tmp_path / 'export'
+    run = read_run(trained_run)
+    export(run, folder, 'greys', 'mit')
+    card.write_card(run, folder, 'me/greys', 'shades of grey')
+    return folder
 
 
 @pytest.fixture
@@ -85,4 +100,15 @@ def client(tmp_path):
             stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=100,
         )
 
+    return run
+
+
+@pytest.fixture
+def command(client):
+    """Runs `python -m hub` against a server."""
+    def run(server, *args, **env):
+        return client(
+            server, 'import sys; from hub.__main__ import main; sys.exit(main(sys.argv[1:]))', *args,
+            PYTHONPATH=Path(__file__).parents[2], **env,
+        )
     return run

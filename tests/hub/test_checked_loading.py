@@ -11,9 +11,6 @@ from safetensors.torch import load_file, save
 
 from dit_timm.models import checked
 from dit_timm.models.weight_files import weights_bytes
-from hub import card
-from hub.export import export
-from hub.run import read_run
 
 FILES = ['README.md', 'args.yaml', 'config.json', 'golden.safetensors', 'model.safetensors']
 
@@ -31,15 +28,6 @@ LOAD = '''
         difference = (model(golden['input']) - golden['logits']).abs().max().item()
     print('loaded', difference, model.training)
 '''
-
-
-@pytest.fixture(scope='module')
-def exported(trained_run, tmp_path_factory):
-    folder = tmp_path_factory.mktemp('exported') / 'export'
-    run = read_run(trained_run)
-    export(run, folder, 'greys', 'mit')
-    card.write_card(run, folder, 'me/greys', 'shades of grey')
-    return folder
 
 
 @pytest.fixture

@@ -8,19 +8,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from hub import card
-from hub.export import export
-from hub.run import read_run
-
 pytest.importorskip('transformers', reason='transformers is not installed')
 
 
-def test_transformers_loads_a_published_model(hub, client, trained_run, tmp_path):
-    folder = tmp_path / 'export'
-    run = read_run(trained_run)
-    export(run, folder, 'greys', 'mit')
-    card.write_card(run, folder, 'me/greys', 'shades of grey')
-    hub.put('me/greys', {path.name: path.read_bytes() for path in folder.iterdir()})
+def test_transformers_loads_a_published_model(hub, client, exported, tmp_path):
+    hub.put('me/greys', {path.name: path.read_bytes() for path in exported.iterdir()})
     Image.new('RGB', (32, 32), (90, 90, 90)).save(tmp_path / 'grey.png')
     loaded = client(hub, '''
         import json, sys, torch
@@ -31,16 +23,16 @@ def test_transformers_loads_a_published_model(hub, client, trained_run, tmp_path
             logits = model(load_file(sys.argv[1])['input']).logits
         save_file({'logits': logits}, sys.argv[2])
         print('dit_timm' in sys.modules, json.dumps(pipeline('image-classification', model='me/greys')(sys.argv[3])))
-    ''', folder / 'golden.safetensors', tmp_path / 'logits.safetensors', tmp_path / 'grey.png')
+    ''', exported / 'golden.safetensors', tmp_path / 'logits.safetensors', tmp_path / 'grey.png')
     assert loaded.returncode == 0, loaded.stderr
-    golden = load_file(folder / 'golden.safetensors')
+    golden = load_file(exported / 'golden.safetensors')
     torch.testing.assert_close(
         load_file(tmp_path / 'logits.safetensors')['logits'], golden['logits'], rtol=1e-4, atol=1e-5,
     )
     known, _, answer = loaded.stdout.strip().splitlines()[-1].partition(' ')
     # Through the entry point, by which torch imports the package.
     assert known == 'True'
-    model = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
+    model = timm.create_model(f'local-dir:{exported}', pretrained=True).eval()
     transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
     with torch.inference_mode():
         expected = model(transform(Image.open(tmp_path / 'grey.png'))[None]).softmax(1)[0]
