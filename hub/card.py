@@ -131,7 +131,7 @@ def _card_data(
             dataset_split=row['split'], metric_type='accuracy', metric_name=name,
             metric_value=round(float(row[key]), 3),
         )
-        for row in _fair(rows)[-1:] for name, key in (('top-1', 'top1'), ('top-5', 'top5'))
+        for row in _independent(rows)[-1:] for name, key in (('top-1', 'top1'), ('top-5', 'top5'))
     ]
     optional = {
         'eval_results': results or None,
@@ -173,7 +173,7 @@ def _facts(run: Run, config: Dict[str, Any], repo_id: str, data: str) -> Dict[st
     }
 
 
-def _fair(rows: List[Dict[str, str]]) -> List[Dict[str, str]]:
+def _independent(rows: List[Dict[str, str]]) -> List[Dict[str, str]]:
     """Results on images that did not choose the epoch."""
     return [row for index, row in enumerate(rows) if index or row['chosen'] != 'best']
 

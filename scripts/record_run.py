@@ -24,7 +24,7 @@ from training.engine import evaluate
 from training.environment import environment
 from training.loaders import eval_loader
 from training.logs import read_csv
-from training.trained import load_trained
+from training.trained import load_trained, result_on_test
 from zoo.rows import DIT, FIXED, PLAIN, REMOVED, TRANSPOSED, add_rows
 
 from dit_timm.models.ablation import remove_quadratic
@@ -92,11 +92,7 @@ def rows_of(run: Path, data: str, tag: str, device: str, data_dir: Optional[str]
     if not (run / RECIPE).is_file():
         raise ValueError(f'{run} has no {RECIPE}: it followed no recipe. Train with --config.')
     options = yaml.safe_load((run / 'args.yaml').read_text())
-    # The first is of the split that was looked at after every epoch.
-    tests = read_csv(run / 'results.csv')[1:]
-    if not tests:
-        raise ValueError(f'{run} has no result on a test split; train with --test-split.')
-    result, starts = tests[-1], read_csv(run / 'environment.csv')
+    result, starts = result_on_test(run), read_csv(run / 'environment.csv')
     args = argparse.Namespace(**{
         **options, 'checkpoint': run / 'model.safetensors', 'pretrained': False, 'device': device,
         'data_dir': data_dir or options['data_dir'],

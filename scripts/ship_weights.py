@@ -20,7 +20,7 @@ import yaml
 from training.data import class_names, data_config, open_split
 from training.environment import environment
 from training.logs import read_csv, write_csv
-from training.trained import classes_metadata, load_trained
+from training.trained import classes_metadata, load_trained, result_on_test
 
 from dit_timm.models.golden import make_golden
 from dit_timm.models.weight_files import DamagedFile, load_weights, read_weights, weights_bytes, write_file
@@ -71,11 +71,7 @@ def ship(run: Path, options: Mapping[str, Any], tag: str, licence: str) -> str:
     """
     if options['model_kwargs']:
         raise ValueError(f'{run} is not {options["model"]} as it is, but with {options["model_kwargs"]}.')
-    # The first is of the split that was looked at after every epoch.
-    tests = read_csv(run / 'results.csv')[1:]
-    if not tests:
-        raise ValueError(f'{run} has no test split to say how good the weights are; train with --test-split.')
-    test_split = tests[-1]['split']
+    test_split = result_on_test(run)['split']
     # Golden outputs are computed in float64, on the CPU.
     args = argparse.Namespace(**{
         **options, 'checkpoint': run / 'model.safetensors', 'pretrained': False, 'amp': False, 'device': 'cpu',

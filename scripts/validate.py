@@ -114,7 +114,8 @@ def validate(args: argparse.Namespace) -> Dict[str, Any]:
     if args.checkpoint is not None and classes is not None and valid is None:
         args.num_classes = args.num_classes or len(classes)
     model = load_trained(args)
-    known = known_classes(args, model)
+    if classes is not None and valid is None and not args.class_map:
+        _check_names(args, known_classes(args, model), classes)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     config = data_config(args, model, use_test_size=args.checkpoint is None and not args.use_train_size)
     if args.without_quadratic:
@@ -125,8 +126,6 @@ def validate(args: argparse.Namespace) -> Dict[str, Any]:
             config['crop_pct'] = 1.
     if valid is not None:
         model = SomeClasses(model, valid)
-    elif classes is not None and not args.class_map:
-        _check_names(args, known, classes)
     if classes is not None and model.num_classes < len(classes):
         raise ValueError(f'{args.model} has {model.num_classes} classes, but the data have {len(classes)}.')
     confusion = Confusion(model.num_classes)
@@ -154,9 +153,8 @@ def validate(args: argparse.Namespace) -> Dict[str, Any]:
         'model': args.model, 'top1': top1, 'top1_err': round(100 - top1, 4), 'top5': top5,
         'top5_err': round(100 - top5, 4), 'param_count': round(parameters / 1e6, 2),
         'img_size': config['input_size'][-1], 'crop_pct': config['crop_pct'],
-        'interpolation': config['interpolation'], 'split': args.val_split,
-        'images': images, 'loss': round(metrics['loss'], 4),
-        'weights': weights,
+        'interpolation': config['interpolation'], 'split': args.val_split, 'images': images,
+        'loss': round(metrics['loss'], 4), 'weights': weights,
     }
 
 

@@ -3,7 +3,7 @@
 import argparse
 import json
 from pathlib import Path
-from typing import Any, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 import yaml
 from safetensors import SafetensorError, safe_open
@@ -12,6 +12,7 @@ from torch import nn
 from dit_timm.models.weight_files import load_weights, read_weights
 
 from .data import held_out_name
+from .logs import read_csv
 from .model import build_model
 
 CLASSES = 'classes'
@@ -77,6 +78,19 @@ def _named_model(checkpoint: Path) -> Mapping[str, str]:
         # Of damaged files speaks who loads them.
         return {}
     return {'model': metadata['model']} if 'model' in metadata else {}
+
+
+def result_on_test(run: Path) -> Dict[str, str]:
+    """The row of a run's results.csv that is of its test split.
+
+    Raises:
+        ValueError: There is none.
+    """
+    # The first is of the split that was looked at after every epoch.
+    tests = read_csv(run / 'results.csv')[1:]
+    if not tests:
+        raise ValueError(f'{run} has no result on a test split; train with --test-split.')
+    return tests[-1]
 
 
 def load_trained(args: argparse.Namespace) -> nn.Module:
