@@ -95,7 +95,7 @@ def quadratic_form(x: torch.Tensor, weight: torch.Tensor, backend: Optional[str]
 @torch.jit.unused
 def _quadratic_form(x: torch.Tensor, weight: torch.Tensor, backend: Optional[str]) -> torch.Tensor:
     device_type = x.device.type
-    autocast = torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type)
+    autocast = _autocast_available(device_type) and torch.is_autocast_enabled(device_type)
     _check_inputs(x, weight, autocast)
     if autocast:
         dtype = torch.get_autocast_dtype(device_type)
@@ -111,6 +111,12 @@ def _quadratic_form(x: torch.Tensor, weight: torch.Tensor, backend: Optional[str
     else:
         output = compute(flat, weight)
     return output.reshape(*x.shape[:-1], weight.shape[0])
+
+
+# Dynamo of some versions of torch cannot trace into it.
+@torch.compiler.assume_constant_result
+def _autocast_available(device_type: str) -> bool:
+    return torch.amp.is_autocast_available(device_type)
 
 
 def _pick(

@@ -21,6 +21,9 @@ needs_gpu = pytest.mark.skipif(
     reason='there is no GPU that runs the kernels',
 )
 
+# Where the kernels run: on the GPU, or interpreted on the CPU.
+DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
+
 # A process of its own: here kernels are interpreted. Compiles every kernel for every precision, as a launch would.
 COMPILE = """
 import json, sys
@@ -71,12 +74,12 @@ def test_kernels_compile_for_gpus(capability, tmp_path):
         assert row['matrix_units'] == (row['case'][1:3] != ['fp32', 'ieee']), row
 
 
-@pytest.mark.parametrize('outputs, partial_elements', [(5, 1 << 24), (5, 1), (130, 1 << 24)])
+@pytest.mark.parametrize('outputs, partial_elements', [(5, 1 << 24), (5, 1), (70, 1 << 24), (130, 1 << 24)])
 def test_splits_of_the_pixels_do_not_change_the_sums(monkeypatch, outputs, partial_elements):
     # One pixel is left over in the last tile; with one partial element there is one split.
     monkeypatch.setattr(triton_backend, '_PARTIAL_ELEMENTS', partial_elements)
-    x, weight = torch.randn(257, 5), torch.randn(outputs, 5, 5, requires_grad=True)
-    grad = torch.randn(257, outputs)
+    x, grad = torch.randn(257, 5, device=DEVICE), torch.randn(257, outputs, device=DEVICE)
+    weight = torch.randn(outputs, 5, 5, device=DEVICE, requires_grad=True)
     got, = torch.autograd.grad(quadratic_form(x, weight, backend='triton'), weight, grad)
     torch.testing.assert_close(got, torch.einsum('po,pi,pj->oij', grad, x, x), rtol=1e-4, atol=1e-4)
 
@@ -86,6 +89,26 @@ def matmul_settings():
     before = torch.backends.cuda.matmul.fp32_precision
     yield torch.backends.cuda.matmul
     torch.backends.cuda.matmul.fp32_precision = before
+
+
+@pytest.mark.parametrize('outputs, sizes', [
+    (1, (16, 0)), (32, (32, 0)), (33, (32, 16)), (48, (32, 16)), (49, (64, 0)), (96, (64, 32)), (97, (128, 0)),
+    (128, (128, 0)), (130, (128, 0)),
+])
+def test_tiles_of_outputs(outputs, sizes):
+    tile = triton_backend.forward_tile(torch.bfloat16, 'ieee', outputs)
+    assert (tile.sizes['OUTPUTS'], tile.sizes['TAIL']) == sizes
+    assert tile.outputs >= min(outputs, 128)
+
+
+@pytest.mark.parametrize('in_chs, outputs', [(3, 40), (40, 70), (2, 200)])
+def test_both_parts_of_a_tile_of_outputs_compute_the_formula(in_chs, outputs):
+    # 40 and 70 outputs make tiles of two sizes side by side, and leave a part of the second empty.
+    x, weight, grad = (
+        torch.randn(shape, device=DEVICE) for shape in ((20, in_chs), (outputs, in_chs, in_chs), (20, outputs))
+    )
+    for got, want in zip(results(x, weight, grad), results(x.double(), weight.double(), grad.double(), 'reference')):
+        torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-4)
 
 
 def test_tf32_follows_the_setting_of_torch(matmul_settings):
