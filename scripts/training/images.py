@@ -1,7 +1,7 @@
 """Images one by one: an image that cannot be read has a name, and augmentation depends on the image alone."""
 
 import warnings
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 from PIL import Image
@@ -35,9 +35,21 @@ class Images(Dataset):
         dataset: The data set, with its transform.
         indices: The images that it has; all if None.
         seed: Of the augmentation.
+        cache: Keep images in memory as they are before the transform. Each process that loads has its own.
+
+    Raises:
+        ValueError: `cache` with a data set whose images do not come from files.
     """
 
-    def __init__(self, dataset: Dataset, indices: Optional[Sequence[int]] = None, seed: int = 0) -> None:
+    def __init__(
+            self, dataset: Dataset, indices: Optional[Sequence[int]] = None, seed: int = 0, cache: bool = False,
+    ) -> None:
+        if cache and not isinstance(dataset, ImageDataset):
+            raise ValueError(
+                f'--cache-images keeps images of folders and archives; these are read by {type(dataset).__name__}. '
+                f'Leave it out.'
+            )
+        self.cached: Optional[Dict[int, Tuple[Image.Image, Any]]] = {} if cache else None
         self.dataset = dataset
         self.indices = range(len(dataset)) if indices is None else indices
         self.seed = seed
@@ -55,18 +67,26 @@ class Images(Dataset):
     def _read(self, index: int) -> Tuple[Any, int]:
         if not isinstance(self.dataset, ImageDataset):
             return self.dataset[index]
+        if self.cached is None:
+            image, target = self._open(index)
+        else:
+            if index not in self.cached:
+                self.cached[index] = self._open(index)
+            image, target = self.cached[index]
+        if self.dataset.transform is not None:
+            image = self.dataset.transform(image)
+        return image, target
+
+    def _open(self, index: int) -> Tuple[Image.Image, int]:
         try:
             file, target = self.dataset.reader[index]
             with Image.open(file) as opened:
-                image = opened.convert('RGB')
+                return opened.convert('RGB'), -1 if target is None else target
         except _UNREADABLE as error:
             raise UnreadableImage(
                 f'{self.filename(index)} cannot be read: {error}. Mend or remove it, or leave out all such images with '
                 f'--skip-bad-images.'
             ) from error
-        if self.dataset.transform is not None:
-            image = self.dataset.transform(image)
-        return image, -1 if target is None else target
 
     def filename(self, index: int) -> str:
         """The name of an image, as far as the data have names."""

@@ -63,7 +63,7 @@ def train_loader(
         check_labels(dataset, args.num_classes)
         batches = StreamBatches(dataset, args.batch_size, args.seed, args.workers, rank)
         return stream_loader(args, dataset, config, batches), batches
-    images = Images(dataset, indices, args.seed)
+    images = Images(dataset, indices, args.seed, args.cache_images)
     batches = EpochBatches(len(images), args.batch_size, args.seed, rank, world_size)
     if batches.batches == 0:
         together = f' in each of {world_size} processes' if world_size > 1 else ''

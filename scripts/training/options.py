@@ -135,6 +135,11 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--seed', type=int, default=42)
 
     group = parser.add_argument_group('augmentation')
+    group.add_argument(
+        '--cache-images', action=argparse.BooleanOptionalAction, default=False,
+        help='keep the training images in memory once they are decoded, in each of the --workers: for small images, '
+             'which a GPU would else wait for',
+    )
     group.add_argument('--no-aug', action=argparse.BooleanOptionalAction, default=False)
     group.add_argument('--train-crop-mode')
     group.add_argument(
@@ -174,6 +179,6 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
 
 # What may differ between a run and its continuation: none of it changes the weights.
 FREE_OPTIONS = (
-    'device', 'workers', 'checkpoint_interval', 'log_tensorboard', 'log_wandb', 'output', 'experiment', 'resume',
-    'config', 'dry_run', 'data_dir', 'test_split',
+    'device', 'workers', 'cache_images', 'checkpoint_interval', 'log_tensorboard', 'log_wandb', 'output', 'experiment',
+    'resume', 'config', 'dry_run', 'data_dir', 'test_split',
 )

@@ -36,7 +36,7 @@ def check_options(args: argparse.Namespace) -> None:
     """
     needing = {
         '--val-fraction': args.val_fraction, '--skip-bad-images': args.skip_bad_images,
-        '--checkpoint-interval': args.checkpoint_interval,
+        '--checkpoint-interval': args.checkpoint_interval, '--cache-images': args.cache_images,
     }
     given = [name for name, value in needing.items() if value]
     if given:

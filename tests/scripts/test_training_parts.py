@@ -1,6 +1,7 @@
 """Parts of the training: parameter groups and schedules, freezing, splits, unreadable images, batches."""
 
 import csv
+import os
 import sys
 
 import numpy as np
@@ -208,6 +209,26 @@ def test_augmentation_depends_on_seed_epoch_and_image(image_folder):
     image(0, 0, 4)
     assert image(0, 0, 3) == first
     assert len({first, image(1, 0, 3), image(0, 1, 3), image(0, 0, 4)}) == 4
+
+
+def test_images_in_memory_are_read_once_and_augmented_alike(image_folder):
+    dataset = open_split(train.parse_args(['--data-dir', str(image_folder)]), 'train')
+    dataset.transform = timm.data.create_transform((3, 16, 16), is_training=True, use_prefetcher=True)
+    plain, cached = Images(dataset, seed=1), Images(dataset, seed=1, cache=True)
+    keys = [(epoch, index) for epoch in range(3) for index in range(len(dataset))]
+    expected = [plain[key] for key in keys]
+    files = [plain.filename(index) for index in range(len(dataset))]
+    for number, (image, target) in enumerate(map(cached.__getitem__, keys)):
+        if number == len(files):
+            # From the second epoch on there is nothing to read.
+            for file in files:
+                os.remove(file)
+        assert torch.equal(image, expected[number][0]) and target == expected[number][1]
+
+
+def test_images_that_come_from_no_file_are_not_kept(image_folder):
+    with pytest.raises(ValueError, match='--cache-images keeps images of folders and archives.*TensorDataset'):
+        Images(torch.utils.data.TensorDataset(torch.zeros(2)), cache=True)
 
 
 def test_padded_crops_move_the_image_and_change_nothing_else(image_folder):
