@@ -35,8 +35,8 @@ _FILES = ('args.yaml', 'summary.csv', 'results.csv', 'environment.csv', 'model.s
 RESULTS = Path(__file__).parent.parent / 'hub' / 'results' / 'runs.csv'
 # Options that say where and with what a run is done, not what is trained.
 _SILENT = (
-    'config', 'data_dir', 'output', 'experiment', 'workers', 'checkpoint_interval', 'log_tensorboard', 'log_wandb',
-    'resume', 'dry_run', 'device', 'num_classes', 'seed', 'test_split', 'model',
+    'config', 'data_dir', 'output', 'experiment', 'workers', 'cache_images', 'checkpoint_interval', 'log_tensorboard',
+    'log_wandb', 'resume', 'dry_run', 'device', 'num_classes', 'seed', 'test_split', 'model',
 )
 # Options that make a variant; its name says enough.
 _FIXES_ZERO = ['^(?!.*quadratic)']

@@ -59,19 +59,56 @@ for dtype, operand, precision in CASES:
 """
 
 
-@pytest.mark.parametrize('capability', [80, 90])
-def test_kernels_compile_for_gpus(capability, tmp_path):
-    environment = {**os.environ, 'TRITON_INTERPRET': '0', 'TRITON_CACHE_DIR': str(tmp_path)}
+# Arguments of 1 are constants to a launch.
+COMPILE_LAYOUTS = """
+import sys
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from dit_timm.ops import triton_layouts
+
+KERNELS = [
+    (triton_layouts._transpose_kernel, ('x', 'addend', 'result'), dict(ADDS=False, SIDE=64)),
+    (triton_layouts._transpose_kernel, ('x', 'addend', 'result'), dict(ADDS=True, SIDE=64)),
+    (triton_layouts._upper_kernel, ('weight', 'upper'), dict(COLUMNS=32, OUTPUTS=32)),
+    (triton_layouts._unfold_kernel, ('partial_grad', 'grad'), dict(COLUMNS=32, OUTPUTS=32)),
+]
+compiled = 0
+for kernel, tensors, constants in KERNELS:
+    sizes = [name for name in kernel.arg_names if name not in (*tensors, *constants)]
+    for ones in ((), sizes):
+        fixed = {**constants, **dict.fromkeys(ones, 1)}
+        types = {**dict.fromkeys(sizes, 'i32'), **dict.fromkeys(fixed, 'constexpr')}
+        for source, target in (('fp32', 'bf16'), ('bf16', 'fp32')):
+            types.update({**dict.fromkeys(tensors[:-1], f'*{source}'), tensors[-1]: f'*{target}'})
+            triton_types = {name: types[name] for name in kernel.arg_names}
+            triton.compile(ASTSource(kernel, triton_types, fixed), target=GPUTarget('cuda', int(sys.argv[1]), 32))
+            compiled += 1
+print(compiled)
+"""
+
+
+def compile_for(capability, program, cache):
+    environment = {**os.environ, 'TRITON_INTERPRET': '0', 'TRITON_CACHE_DIR': str(cache)}
     process = subprocess.run(
-        [sys.executable, '-c', COMPILE, str(capability)], env=environment, capture_output=True, text=True,
+        [sys.executable, '-c', program, str(capability)], env=environment, capture_output=True, text=True,
     )
     assert process.returncode == 0, process.stderr
-    rows = [json.loads(line) for line in process.stdout.splitlines()]
+    return process.stdout
+
+
+@pytest.mark.parametrize('capability', [80, 90])
+def test_kernels_compile_for_gpus(capability, tmp_path):
+    rows = [json.loads(line) for line in compile_for(capability, COMPILE, tmp_path).splitlines()]
     assert len(rows) == 24
     for row in rows:
         # What a program may have on the smallest GPUs of compute capability 8 and later.
         assert row['shared'] <= 99 * 1024, row
         assert row['matrix_units'] == (row['case'][1:3] != ['fp32', 'ieee']), row
+
+
+def test_layout_kernels_compile_for_gpus(tmp_path):
+    assert int(compile_for(90, COMPILE_LAYOUTS, tmp_path)) == 16
 
 
 @pytest.mark.parametrize('outputs, partial_elements', [(5, 1 << 24), (5, 1), (70, 1 << 24), (130, 1 << 24)])
