@@ -113,7 +113,7 @@ def _quadratic_form(x: torch.Tensor, weight: torch.Tensor, backend: Optional[str
     return output.reshape(*x.shape[:-1], weight.shape[0])
 
 
-# Dynamo of some versions of torch cannot trace into it.
+# Dynamo of torch 2.11 cannot trace into it.
 @torch.compiler.assume_constant_result
 def _autocast_available(device_type: str) -> bool:
     return torch.amp.is_autocast_available(device_type)

@@ -134,12 +134,14 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument('--seed', type=int, default=42)
 
-    group = parser.add_argument_group('augmentation')
+    group = parser.add_argument_group('loading')
     group.add_argument(
         '--cache-images', action=argparse.BooleanOptionalAction, default=False,
         help='keep the training images in memory once they are decoded, in each of the --workers: for small images, '
              'which a GPU would else wait for',
     )
+
+    group = parser.add_argument_group('augmentation')
     group.add_argument('--no-aug', action=argparse.BooleanOptionalAction, default=False)
     group.add_argument('--train-crop-mode')
     group.add_argument(

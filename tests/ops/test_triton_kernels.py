@@ -138,14 +138,15 @@ def test_tiles_of_outputs(outputs, sizes):
     assert tile.outputs >= min(outputs, 128)
 
 
-@pytest.mark.parametrize('in_chs, outputs', [(3, 40), (40, 70), (2, 200)])
-def test_both_parts_of_a_tile_of_outputs_compute_the_formula(in_chs, outputs):
-    # 40 and 70 outputs make tiles of two sizes side by side, and leave a part of the second empty.
-    x, weight, grad = (
-        torch.randn(shape, device=DEVICE) for shape in ((20, in_chs), (outputs, in_chs, in_chs), (20, outputs))
-    )
-    for got, want in zip(results(x, weight, grad), results(x.double(), weight.double(), grad.double(), 'reference')):
-        torch.testing.assert_close(got.double(), want, rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize('dtype, outputs, tolerance', [
+    (torch.float32, 40, 1e-5), (torch.float32, 200, 1e-5), (torch.bfloat16, 70, 1e-2),
+])
+def test_both_parts_of_a_tile_of_outputs_compute_the_formula(dtype, outputs, tolerance):
+    # Tiles of 32 + 16 with a part of the second empty, of 64 alone and more than one, and of 64 + 32.
+    inputs = [torch.randn(shape, device=DEVICE).to(dtype) for shape in ((20, 5), (outputs, 5, 5), (20, outputs))]
+    exact = results(*(tensor.double() for tensor in inputs), backend='reference')
+    for got, want in zip(results(*inputs), exact):
+        assert ((got.double() - want).abs().max() / want.abs().max()).item() <= tolerance
 
 
 def test_tf32_follows_the_setting_of_torch(matmul_settings):
@@ -184,8 +185,10 @@ def test_values_on_the_gpu(pixels, in_chs, out_chs, dtype, tolerance):
 @needs_gpu
 def test_addresses_past_2_31():
     pixels, in_chs = (1 << 31) // 32 + 1000, 32
-    if torch.cuda.mem_get_info()[0] < 20 * pixels * in_chs:
-        pytest.skip('too little memory on the GPU')
+    free, needed = torch.cuda.mem_get_info()[0], 20 * pixels * in_chs
+    if free < needed:
+        # Three tensors past 2^31 elements, and room to spare: not every GPU has it.
+        pytest.skip(f'needs {needed >> 30} GiB of free memory on the GPU; there are {free >> 30}')
     x = torch.zeros(pixels, in_chs, device='cuda', dtype=torch.bfloat16)
     x[-50:] = torch.randn(50, in_chs)
     weight = torch.randn(32, in_chs, in_chs, device='cuda', dtype=torch.bfloat16)

@@ -124,6 +124,7 @@ def test_two_processes_evaluate_every_image_of_the_shards_once(shards, tmp_path,
 @pytest.mark.parametrize('option, message', [
     (['--val-fraction', '0.1'], '--val-fraction would need images by number'),
     (['--checkpoint-interval', '3'], '--checkpoint-interval would need images by number'),
+    (['--cache-images'], '--cache-images would need images by number'),
     (['--workers', '0'], 'needs --workers 1 or more; got 0'),
     (['--workers', '9'], 'have 8 shards, too few for --workers 9: lower --workers'),
     (['--num-classes', '2'], 'error: The data have the label 2; --num-classes is 2.'),

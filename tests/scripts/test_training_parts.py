@@ -226,7 +226,7 @@ def test_images_in_memory_are_read_once_and_augmented_alike(image_folder):
         assert torch.equal(image, expected[number][0]) and target == expected[number][1]
 
 
-def test_images_that_come_from_no_file_are_not_kept(image_folder):
+def test_images_that_come_from_no_file_are_not_kept():
     with pytest.raises(ValueError, match='--cache-images keeps images of folders and archives.*TensorDataset'):
         Images(torch.utils.data.TensorDataset(torch.zeros(2)), cache=True)
 
