@@ -56,7 +56,7 @@ def _unfold_kernel(
     columns = tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     outputs = (tl.program_id(2) * OUTPUTS + tl.arange(0, OUTPUTS)).to(tl.int64)
     first, second = tl.minimum(row, columns), tl.maximum(row, columns)
-    # Row i of the folded layout begins after those before it, of C, C - 1, ... pairs.
+    # The pairs of row i, (i, i), (i, i + 1), ..., come after those of the rows before it, of C, C - 1, ... pairs.
     pairs = first * channel_count - first * (first - 1) // 2 + second - first
     pair_count = tl.full((), channel_count, tl.int64) * (channel_count + 1) // 2
     inside = (columns < channel_count)[:, None] & (outputs < output_count)[None, :]
@@ -106,7 +106,10 @@ def upper(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def unfolded(partial_grad: torch.Tensor, channels: int, dtype: torch.dtype) -> torch.Tensor:
-    """Gradients of pairs (splits, K, O), in the order of `folded`, -> their sum over the splits (O, C, C)."""
+    """Gradients of pairs (splits, K, O), in the order of `torch.triu_indices`, -> their sum over the splits (O, C, C).
+
+    Both weights of a pair receive the gradient of their sum.
+    """
     splits, _, outputs = partial_grad.shape
     grad = partial_grad.new_empty(outputs, channels, channels, dtype=dtype)
     _unfold_kernel[channels, -(-channels // _SIDE_COLUMNS), -(-outputs // _SIDE_OUTPUTS)](
