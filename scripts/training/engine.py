@@ -1,8 +1,8 @@
 """One epoch of training, and evaluation."""
 
 import argparse
-from contextlib import AbstractContextManager, nullcontext
-from typing import Callable, Dict, Optional
+from contextlib import contextmanager, nullcontext
+from typing import Callable, Dict, Iterator, Optional
 
 import torch
 import torch.distributed as dist
@@ -12,12 +12,24 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from .wide_bfloat16 import WideBfloat16, has_bfloat16_units
 
-def autocast(args: argparse.Namespace) -> AbstractContextManager:
+
+def widens_bfloat16(args: argparse.Namespace) -> bool:
+    """Whether the options ask for bfloat16 on a CPU that multiplies it in float32."""
+    on_cpu = torch.device(args.device).type == 'cpu'
+    return args.amp and args.amp_dtype == 'bfloat16' and on_cpu and not has_bfloat16_units()
+
+
+@contextmanager
+def autocast(args: argparse.Namespace) -> Iterator[None]:
     """Mixed precision as the options ask for."""
     if not args.amp:
-        return nullcontext()
-    return torch.autocast(torch.device(args.device).type, dtype=getattr(torch, args.amp_dtype))
+        yield
+        return
+    precision = torch.autocast(torch.device(args.device).type, dtype=getattr(torch, args.amp_dtype))
+    with precision, WideBfloat16() if widens_bfloat16(args) else nullcontext():
+        yield
 
 
 def prepared(images: torch.Tensor, args: argparse.Namespace) -> torch.Tensor:
