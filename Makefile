@@ -26,7 +26,8 @@ conformance: $(VENV)/installed
 BENCHMARK = $(BIN)/python scripts/benchmark.py --device cuda
 RESULTS = hub/results/benchmark_gpu
 benchmark-gpu: $(VENV)/installed
-	$(BIN)/python -m pytest -v tests/ops/test_triton_kernels.py tests/models/test_shipped_weights.py
+	$(BIN)/python -m pytest -v tests/ops/test_triton_kernels.py tests/ops/test_triton_layouts.py \
+		tests/models/test_shipped_weights.py
 	$(BENCHMARK) --part op --dtype bfloat16 --backends chunked --csv $(RESULTS)_op_bfloat16.csv
 	$(BENCHMARK) --part op --tf32 --csv $(RESULTS)_op_tf32.csv
 	$(BENCHMARK) --part model --amp bfloat16 --channels-last --csv $(RESULTS)_model.csv

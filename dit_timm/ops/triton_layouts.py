@@ -20,15 +20,17 @@ def _transpose_kernel(
         x, addend, result, row_count, column_count, row_stride, column_stride, ADDS: tl.constexpr, SIDE: tl.constexpr,
 ):
     """x (rows, columns), and with ADDS an addend of the same strides -> result (columns, rows), contiguous."""
-    rows = tl.program_id(0).to(tl.int64) * SIDE + tl.arange(0, SIDE)
-    columns = tl.program_id(1).to(tl.int64) * SIDE + tl.arange(0, SIDE)
+    tile = tl.program_id(0).to(tl.int64)
+    tile_columns = tl.cdiv(column_count, SIDE)
+    rows = tile // tile_columns * SIDE + tl.arange(0, SIDE)
+    columns = tile % tile_columns * SIDE + tl.arange(0, SIDE)
     inside = (rows < row_count)[:, None] & (columns < column_count)[None, :]
     offsets = rows[:, None] * row_stride + columns[None, :] * column_stride
-    tile = tl.load(x + offsets, mask=inside, other=0.)
+    values = tl.load(x + offsets, mask=inside, other=0.)
     if ADDS:
-        tile += tl.load(addend + offsets, mask=inside, other=0.)
+        values += tl.load(addend + offsets, mask=inside, other=0.)
     to = result + columns[:, None] * row_count + rows[None, :]
-    tl.store(to, tile.T.to(result.dtype.element_ty), mask=inside.T)
+    tl.store(to, values.T.to(result.dtype.element_ty), mask=inside.T)
 
 
 @triton.jit
@@ -89,7 +91,8 @@ def transposed(
     (rows, columns), strides = x.shape, x.stride()
     result = x.new_empty(columns, rows, dtype=dtype)
     if result.numel():
-        _transpose_kernel[-(-rows // _SIDE), -(-columns // _SIDE)](
+        # All tiles along the first dimension of the grid: it alone takes more than 65,535 programs.
+        _transpose_kernel[(-(-rows // _SIDE) * -(-columns // _SIDE),)](
             x, x if addend is None else addend, result, rows, columns, *strides, ADDS=addend is not None, SIDE=_SIDE,
         )
     return result

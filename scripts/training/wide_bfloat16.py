@@ -1,7 +1,7 @@
 """Autocast to bfloat16 at the speed of float32, on CPUs that have no units for bfloat16.
 
-There torch multiplies bfloat16 in scalar loops: on an AMD EPYC with AVX2 a training step of dit_resnet20 takes ten times
-as long as in float32, a linear layer with 384 inputs and 1,536 outputs twenty-five times.
+There torch multiplies bfloat16 in scalar loops: on an AMD EPYC with AVX2 a training step of dit_resnet20 takes ten
+times as long as in float32, a linear layer with 384 inputs and 1,536 outputs twenty-five times.
 """
 
 from typing import Any, Callable, Dict, Optional, Tuple

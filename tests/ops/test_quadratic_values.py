@@ -8,7 +8,6 @@ import torch
 
 from dit_timm import available_backends, quadratic_form
 from dit_timm.ops import chunked
-from dit_timm.ops.folded import fold, unfold_grad
 from dit_timm.ops.portable import quadratic_form_portable
 
 pytestmark = pytest.mark.usefixtures('poisoned_empty')
@@ -150,28 +149,6 @@ def test_only_the_symmetric_part_matters():
         torch.testing.assert_close(
             quadratic_form(x, weight + antisymmetric, backend=backend), quadratic_form(x, weight, backend=backend),
         )
-
-
-@pytest.mark.parametrize('in_chs, out_chs', [(1, 1), (2, 3), (5, 1), (6, 6)])
-def test_fold(in_chs, out_chs):
-    weight = random(out_chs, in_chs, in_chs)
-    expected = [
-        weight[:, i, i] if i == j else weight[:, i, j] + weight[:, j, i]
-        for i in range(in_chs) for j in range(i, in_chs)
-    ]
-    assert torch.equal(fold(weight), torch.stack(expected, dim=1))
-
-
-@pytest.mark.parametrize('in_chs, out_chs', [(1, 1), (2, 3), (5, 1), (6, 6)])
-def test_unfold_grad_is_the_gradient_of_fold(in_chs, out_chs):
-    weight = random(out_chs, in_chs, in_chs).requires_grad_()
-    folded = torch.stack([
-        weight[:, i, i] if i == j else weight[:, i, j] + weight[:, j, i]
-        for i in range(in_chs) for j in range(i, in_chs)
-    ], dim=1)
-    grad = torch.randn_like(folded)
-    folded.backward(grad)
-    assert torch.equal(unfold_grad(grad, in_chs), weight.grad)
 
 
 @pytest.mark.parametrize('backend, dtype', [
