@@ -84,7 +84,9 @@ def _line(model: str, variant: str, rows: List[Row], plain: List[Row]) -> str:
 
 
 def _all(rows: List[Row], name: str) -> str:
-    return ' and '.join(dict.fromkeys(row[name] for row in rows))
+    """Each value once; a run that went on elsewhere has several."""
+    values = list(dict.fromkeys(value for row in rows for value in row[name].split('; ')))
+    return ' and '.join(filter(None, (', '.join(values[:-1]), values[-1])))
 
 
 def draw() -> None:
