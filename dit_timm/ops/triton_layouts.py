@@ -13,6 +13,8 @@ import triton.language as tl
 # Sides of a tile that is read along one side and written along the other.
 _SIDE = 64
 _SIDE_OUTPUTS, _SIDE_COLUMNS = 32, 32
+# As many programs as CUDA launches along the second dimension of a grid.
+_MOST_TILES = 65535
 
 
 @triton.jit
@@ -20,17 +22,15 @@ def _transpose_kernel(
         x, addend, result, row_count, column_count, row_stride, column_stride, ADDS: tl.constexpr, SIDE: tl.constexpr,
 ):
     """x (rows, columns), and with ADDS an addend of the same strides -> result (columns, rows), contiguous."""
-    tile = tl.program_id(0).to(tl.int64)
-    tile_columns = tl.cdiv(column_count, SIDE)
-    rows = tile // tile_columns * SIDE + tl.arange(0, SIDE)
-    columns = tile % tile_columns * SIDE + tl.arange(0, SIDE)
+    rows = tl.program_id(0).to(tl.int64) * SIDE + tl.arange(0, SIDE)
+    columns = tl.program_id(1).to(tl.int64) * SIDE + tl.arange(0, SIDE)
     inside = (rows < row_count)[:, None] & (columns < column_count)[None, :]
     offsets = rows[:, None] * row_stride + columns[None, :] * column_stride
-    values = tl.load(x + offsets, mask=inside, other=0.)
+    tile = tl.load(x + offsets, mask=inside, other=0.)
     if ADDS:
-        values += tl.load(addend + offsets, mask=inside, other=0.)
+        tile += tl.load(addend + offsets, mask=inside, other=0.)
     to = result + columns[:, None] * row_count + rows[None, :]
-    tl.store(to, values.T.to(result.dtype.element_ty), mask=inside.T)
+    tl.store(to, tile.T.to(result.dtype.element_ty), mask=inside.T)
 
 
 @triton.jit
@@ -88,14 +88,24 @@ def transposed(
     dtype = dtype or x.dtype
     if addend is None and x.dtype == dtype and x.t().is_contiguous():
         return x.t()
-    (rows, columns), strides = x.shape, x.stride()
+    rows, columns = x.shape
     result = x.new_empty(columns, rows, dtype=dtype)
+    most = _MOST_TILES * _SIDE
+    if columns <= most:
+        _transpose(x, addend, result)
+    else:
+        for start in range(0, columns, most):
+            part = slice(start, start + most)
+            _transpose(x[:, part], None if addend is None else addend[:, part], result[part])
+    return result
+
+
+def _transpose(x: torch.Tensor, addend: Optional[torch.Tensor], result: torch.Tensor) -> None:
+    (rows, columns), strides = x.shape, x.stride()
     if result.numel():
-        # All tiles along the first dimension of the grid: it alone takes more than 65,535 programs.
-        _transpose_kernel[(-(-rows // _SIDE) * -(-columns // _SIDE),)](
+        _transpose_kernel[-(-rows // _SIDE), -(-columns // _SIDE)](
             x, x if addend is None else addend, result, rows, columns, *strides, ADDS=addend is not None, SIDE=_SIDE,
         )
-    return result
 
 
 def upper(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

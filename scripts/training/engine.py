@@ -1,7 +1,7 @@
 """One epoch of training, and evaluation."""
 
 import argparse
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Callable, Dict, Iterator, Optional
 
 import torch
@@ -12,13 +12,20 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from .wide_bfloat16 import WideBfloat16, has_bfloat16_units
+from .wide_bfloat16 import WideBfloat16, has_bfloat16_kernels
 
 
-def widens_bfloat16(args: argparse.Namespace) -> bool:
-    """Whether the options ask for bfloat16 on a CPU that multiplies it in float32."""
+def lacks_bfloat16(args: argparse.Namespace) -> bool:
+    """Whether the options ask for bfloat16 on a CPU for which torch has no kernels of it."""
     on_cpu = torch.device(args.device).type == 'cpu'
-    return args.amp and args.amp_dtype == 'bfloat16' and on_cpu and not has_bfloat16_units()
+    return args.amp and args.amp_dtype == 'bfloat16' and on_cpu and not has_bfloat16_kernels()
+
+
+def widened(args: argparse.Namespace) -> AbstractContextManager:
+    """Inside, bfloat16 goes at the speed of float32 where it would be slow; the backward pass needs it too."""
+    # Only training compiles.
+    compiles = getattr(args, 'torchcompile', False)
+    return WideBfloat16() if lacks_bfloat16(args) and not compiles else nullcontext()
 
 
 @contextmanager
@@ -27,8 +34,7 @@ def autocast(args: argparse.Namespace) -> Iterator[None]:
     if not args.amp:
         yield
         return
-    precision = torch.autocast(torch.device(args.device).type, dtype=getattr(torch, args.amp_dtype))
-    with precision, WideBfloat16() if widens_bfloat16(args) else nullcontext():
+    with widened(args), torch.autocast(torch.device(args.device).type, dtype=getattr(torch, args.amp_dtype)):
         yield
 
 

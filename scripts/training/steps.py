@@ -11,7 +11,7 @@ from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTarget
 from timm.utils import ModelEmaV3, NativeScaler, dispatch_clip_grad
 from torch import nn
 
-from .engine import autocast, prepared
+from .engine import autocast, prepared, widened
 from .randomness import seed_step
 
 
@@ -117,7 +117,8 @@ class Steps:
                 need_update=updates,
             )
             return
-        loss.backward()
+        with widened(args):
+            loss.backward()
         if updates:
             if args.clip_grad is not None:
                 dispatch_clip_grad(parameters, args.clip_grad, mode=args.clip_mode)

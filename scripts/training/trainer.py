@@ -16,7 +16,7 @@ from dit_timm.models.weight_files import DamagedFile, load_weights, read_weights
 
 from .checkpoint import describe, list_checkpoints, load_checkpoint, save_checkpoint
 from .data import check_classes, class_names, data_config, held_out_name, hold_out, open_split
-from .engine import evaluate, widens_bfloat16
+from .engine import evaluate, lacks_bfloat16
 from .images import unreadable
 from .interrupt import Interrupt, Interrupted
 from .loaders import eval_loader, train_loader
@@ -142,8 +142,12 @@ class Trainer:
             )
         if args.quadratic_lr_scale != 1 and not any(is_quadratic(name) for name, _ in self.model.named_parameters()):
             lines.append('--quadratic-lr-scale changes nothing: the network has no quadratic term.')
-        if widens_bfloat16(args):
-            lines.append('This CPU has no units for bfloat16: values are rounded to it and multiplied in float32.')
+        if lacks_bfloat16(args):
+            consequence = (
+                'with --torchcompile, --amp is slow; leave one of them out' if args.torchcompile
+                else 'values are rounded to it and multiplied in float32'
+            )
+            lines.append(f'torch has no bfloat16 kernels for this CPU: {consequence}.')
         together = args.batch_size * self.processes.world_size
         left_out = self.sampler.size - self.sampler.batches * together
         if left_out > _MANY * self.sampler.size:

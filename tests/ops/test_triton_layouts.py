@@ -9,6 +9,8 @@ pytest.importorskip('triton')
 
 from dit_timm.ops import triton_layouts
 
+pytestmark = pytest.mark.usefixtures('poisoned_empty')
+
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
 SHAPES = [(1, 1), (2, 3), (5, 1), (6, 6), (33, 40), (1, 65)]
 
@@ -26,6 +28,7 @@ def test_transposed(shape, dtype):
         (triton_layouts.transposed(x), x.t()),
         (triton_layouts.transposed(strided), strided.t()),
         (triton_layouts.transposed(x.t().contiguous().t()), x.t()),
+        (triton_layouts.transposed(x.t().contiguous().t(), dtype=torch.float64), x.t().double()),
         (triton_layouts.transposed(x.float(), dtype=dtype), x.t()),
         # Partial gradients are float32.
         (triton_layouts.transposed(x.float(), addend, dtype), (x + addend).t().to(dtype)),
@@ -62,6 +65,13 @@ def test_unfolded_is_the_gradient_of_the_folding(channels, outputs, splits):
     assert torch.equal(triton_layouts.unfolded(partial_grad, channels, torch.float32), want)
 
 
+def test_a_transpose_in_several_launches(monkeypatch):
+    monkeypatch.setattr(triton_layouts, '_MOST_TILES', 1)
+    x, addend = whole(3, 130), whole(3, 130)
+    assert torch.equal(triton_layouts.transposed(x), x.t())
+    assert torch.equal(triton_layouts.transposed(x, addend), (x + addend).t())
+
+
 @pytest.mark.parametrize('shape', [(2, 1 << 24), (1 << 24, 2)])
 def test_any_number_of_pixels_can_be_launched(shape, monkeypatch):
     grids = []
@@ -73,6 +83,6 @@ def test_any_number_of_pixels_can_be_launched(shape, monkeypatch):
 
     monkeypatch.setattr(triton_layouts, '_transpose_kernel', Launch())
     triton_layouts.transposed(torch.empty(shape, device='meta'), dtype=torch.bfloat16)
-    (grid,) = grids
+    assert sum(rows * columns for rows, columns in grids) == (1 << 24) / 64
     # CUDA's limits: 2 ** 31 - 1 programs along the first dimension, 65,535 along the others.
-    assert grid[0] >= (1 << 24) / 64 and grid[0] < 1 << 31 and all(programs <= 65535 for programs in grid[1:])
+    assert all(rows < 1 << 31 and columns <= 65535 for rows, columns in grids)
