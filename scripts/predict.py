@@ -46,7 +46,8 @@ class Prediction(NamedTuple):
     quadratic_share: Optional[float]
 
 
-@torch.inference_mode()
+# Not torch.inference_mode: see training.wide_bfloat16.
+@torch.no_grad()
 def predict(model: nn.Module, image: torch.Tensor, args: argparse.Namespace, topk: int) -> Prediction:
     """Classify an image (3, H, W), normalised."""
     def logits() -> torch.Tensor:

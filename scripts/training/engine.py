@@ -21,20 +21,24 @@ def lacks_bfloat16(args: argparse.Namespace) -> bool:
     return args.amp and args.amp_dtype == 'bfloat16' and on_cpu and not has_bfloat16_kernels()
 
 
-def widened(args: argparse.Namespace) -> AbstractContextManager:
-    """Inside, bfloat16 goes at the speed of float32 where it would be slow; the backward pass needs it too."""
-    # Only training compiles.
-    compiles = getattr(args, 'torchcompile', False)
-    return WideBfloat16() if lacks_bfloat16(args) and not compiles else nullcontext()
+def widened(args: argparse.Namespace, compiled: bool = False) -> AbstractContextManager:
+    """Inside, bfloat16 goes at the speed of float32 where it would be slow.
+
+    Args:
+        args: Options.
+        compiled: Whether the network is, which goes its own way.
+    """
+    return WideBfloat16() if lacks_bfloat16(args) and not compiled else nullcontext()
 
 
 @contextmanager
-def autocast(args: argparse.Namespace) -> Iterator[None]:
-    """Mixed precision as the options ask for."""
+def autocast(args: argparse.Namespace, compiled: bool = False) -> Iterator[None]:
+    """Mixed precision as the options ask for, `widened`; the backward pass belongs into `widened` too."""
     if not args.amp:
         yield
         return
-    with widened(args), torch.autocast(torch.device(args.device).type, dtype=getattr(torch, args.amp_dtype)):
+    precision = torch.autocast(torch.device(args.device).type, dtype=getattr(torch, args.amp_dtype))
+    with widened(args, compiled), precision:
         yield
 
 
@@ -43,7 +47,8 @@ def prepared(images: torch.Tensor, args: argparse.Namespace) -> torch.Tensor:
     return images.contiguous(memory_format=torch.channels_last) if args.channels_last else images
 
 
-@torch.inference_mode()
+# Not torch.inference_mode: see WideBfloat16.
+@torch.no_grad()
 def evaluate(
         model: nn.Module,
         loader: DataLoader,

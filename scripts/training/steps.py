@@ -95,7 +95,7 @@ class Steps:
         # Gradients are exchanged between processes where they are used, and only there.
         hold = nullcontext if updates or not hasattr(self.model, 'no_sync') else self.model.no_sync
         with hold():
-            with autocast(args):
+            with autocast(args, args.torchcompile):
                 loss = self.loss_fn(self.model(prepared(images, args)), targets)
             share = loss / members if members > 1 else loss
             self._backward(share, updates)
@@ -117,7 +117,7 @@ class Steps:
                 need_update=updates,
             )
             return
-        with widened(args):
+        with widened(args, args.torchcompile):
             loss.backward()
         if updates:
             if args.clip_grad is not None:

@@ -10,13 +10,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
 _aten = torch.ops.aten
-# What forward and backward passes multiply with. Where nothing needs gradients, layers arrive as they are called.
-_PRODUCTS = {
-    _aten.convolution.default, _aten.convolution_backward.default,
-    _aten.mm.default, _aten.addmm.default, _aten.bmm.default, _aten.baddbmm.default,
-    _aten.conv1d.default, _aten.conv1d.padding, _aten.conv2d.default, _aten.conv2d.padding,
-    _aten.linear.default, _aten.matmul.default,
-}
+# What forward and backward passes multiply with, below autograd. In inference mode other operators arrive here.
+_PRODUCTS = {getattr(_aten, name).default for name in (
+    'convolution', 'convolution_backward', 'mm', 'addmm', 'bmm', 'baddbmm', 'addbmm', 'mv', 'addmv', 'dot',
+)}
 
 
 def has_bfloat16_kernels() -> bool:
@@ -31,7 +28,7 @@ class WideBfloat16(TorchDispatchMode):
     the order of the sums is another, and denormal numbers are not zero. It stands below autocast and autograd: backward
     passes multiply so if they run inside. Fused kernels, such as those of attention, it leaves as they are.
 
-    torch.compile compiles nothing that is called inside.
+    Not for `torch.inference_mode`, where layers arrive whole, nor for torch.compile, which compiles nothing inside.
     """
 
     def __torch_dispatch__(
@@ -39,11 +36,12 @@ class WideBfloat16(TorchDispatchMode):
             kwargs: Optional[Dict[str, Any]] = None,
     ) -> Any:
         kwargs = kwargs or {}
-        if function not in _PRODUCTS or not _is_bfloat16(args[0]):
+        if function not in _PRODUCTS or not _all_bfloat16(args):
             return function(*args, **kwargs)
         results = function(*tree_map_only(torch.Tensor, torch.Tensor.float, args), **kwargs)
         return tree_map_only(torch.Tensor, torch.Tensor.bfloat16, results)
 
 
-def _is_bfloat16(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16 and value.device.type == 'cpu'
+def _all_bfloat16(values: Tuple[Any, ...]) -> bool:
+    tensors = [value for value in values if isinstance(value, torch.Tensor)]
+    return all(tensor.dtype == torch.bfloat16 and tensor.device.type == 'cpu' for tensor in tensors)

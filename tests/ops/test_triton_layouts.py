@@ -70,6 +70,13 @@ def test_a_transpose_in_several_launches(monkeypatch):
     x, addend = whole(3, 130), whole(3, 130)
     assert torch.equal(triton_layouts.transposed(x), x.t())
     assert torch.equal(triton_layouts.transposed(x, addend), (x + addend).t())
+    assert torch.equal(triton_layouts.transposed(x.t().contiguous().t(), dtype=torch.float64), x.t().double())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no GPU')
+def test_more_pixels_than_one_launch_takes():
+    x = whole(2, 1 << 23)
+    assert torch.equal(triton_layouts.transposed(x, x, torch.bfloat16), (2 * x).t().bfloat16())
 
 
 @pytest.mark.parametrize('shape', [(2, 1 << 24), (1 << 24, 2)])

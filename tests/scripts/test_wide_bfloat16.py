@@ -1,7 +1,9 @@
 """bfloat16 on CPUs for which torch has no kernels of it."""
 
 import argparse
+import platform
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import timm
@@ -12,6 +14,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from training import engine
 from training.steps import Steps
+from training.wide_bfloat16 import has_bfloat16_kernels
 
 OPTIONS = argparse.Namespace(amp=True, amp_dtype='bfloat16', device='cpu')
 LAYERS = {
@@ -85,29 +88,55 @@ class Operands(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         namespace, name = str(function).split('.')[:2]
-        if namespace == 'aten' and any(word in name for word in ('conv', 'mm', 'linear', 'matmul')):
+        if namespace == 'aten' and any(word in name for word in ('conv', 'mm', 'mv', 'dot', 'linear', 'inner')):
             self.dtypes |= {value.dtype for value in args if isinstance(value, torch.Tensor)}
         return function(*args, **(kwargs or {}))
 
 
+PRODUCTS = [
+    (lambda: nn.Conv1d(3, 2, 1), (2, 3, 5)),
+    (lambda: nn.Conv2d(3, 2, 1), (2, 3, 5, 5)),
+    (lambda: nn.Conv2d(3, 3, 3, padding='same', groups=3), (2, 3, 5, 5)),
+    (lambda: nn.Conv3d(3, 2, 1), (2, 3, 5, 5, 5)),
+    (lambda: nn.ConvTranspose2d(3, 2, 2), (2, 3, 5, 5)),
+    (lambda: nn.Linear(3, 2), (4, 3)),
+    (lambda: nn.Linear(3, 2, bias=False), (2, 4, 3)),
+    (lambda: lambda x: x @ x.mT, (4, 3)),
+    (lambda: lambda x: x @ x.mT, (2, 4, 3)),
+    (lambda: lambda x: x @ x[0], (4, 3)),
+    (lambda: lambda x: torch.einsum('ij,kj->ik', x, x), (4, 3)),
+]
+
+
 @pytest.mark.parametrize('has_kernels, dtype', [(False, torch.float32), (True, torch.bfloat16)])
-@pytest.mark.parametrize('inference', [False, True])
-@pytest.mark.parametrize('call, shape', [
-    (nn.Conv2d(3, 2, 1), (2, 3, 5, 5)), (nn.Conv2d(3, 2, 3, padding='same'), (2, 3, 5, 5)),
-    (nn.Conv1d(3, 2, 1), (2, 3, 5)), (nn.Linear(3, 2), (4, 3)), (nn.Linear(3, 2, bias=False), (2, 4, 3)),
-    (lambda x: x @ x.mT, (4, 3)), (lambda x: x @ x.mT, (2, 4, 3)),
-])
-def test_what_is_multiplied(call, shape, inference, has_kernels, dtype, monkeypatch):
+@pytest.mark.parametrize('trains', [False, True])
+@pytest.mark.parametrize('create, shape', PRODUCTS)
+def test_what_is_multiplied(create, shape, trains, has_kernels, dtype, monkeypatch):
     monkeypatch.setattr(engine, 'has_bfloat16_kernels', lambda: has_kernels)
-    with torch.inference_mode(inference):
-        x = torch.randn(shape, requires_grad=not inference)
+    call, x = create(), torch.randn(shape, requires_grad=trains)
+    with torch.set_grad_enabled(trains):
+        with torch.autocast('cpu', torch.bfloat16):
+            expected = call(x)
         with Operands() as forward, engine.autocast(OPTIONS):
             output = call(x)
-        assert output.dtype == torch.bfloat16 and forward.dtypes == {dtype}
-    if not inference:
+    assert output.dtype == expected.dtype == torch.bfloat16 and output.stride() == expected.stride()
+    assert forward.dtypes == {dtype}
+    if trains:
         with Operands() as backward, engine.widened(OPTIONS):
             output.sum().backward()
         assert backward.dtypes == {dtype}
+
+
+@pytest.mark.skipif(not Path('/proc/cpuinfo').exists() or platform.machine() != 'x86_64', reason='asks Linux on x86')
+def test_which_cpus_have_kernels():
+    flags = Path('/proc/cpuinfo').read_text()
+    if 'avx_ne_convert' not in flags:
+        assert has_bfloat16_kernels() == ('avx512bw' in flags)
+
+
+def test_dtypes_that_do_not_fit_are_an_error_as_without(no_kernels):
+    with engine.autocast(OPTIONS), torch.autocast('cpu', enabled=False), pytest.raises(RuntimeError, match='dtype'):
+        F.linear(torch.randn(2, 3).bfloat16(), torch.randn(4, 3))
 
 
 def test_what_autocast_leaves_alone(no_kernels):
@@ -130,10 +159,14 @@ def test_a_step_multiplies_in_float32_also_what_is_computed_again(model, no_kern
     for checkpoints in (False, True):
         model.set_grad_checkpointing(checkpoints)
         copy = deepcopy(model)
+        dtypes = []
+        next(module for module in copy.modules() if isinstance(module, nn.Conv2d)).register_forward_hook(
+            lambda module, inputs, output, dtypes=dtypes: dtypes.append(output.dtype)
+        )
         steps = Steps(copy, copy, torch.optim.SGD(copy.parameters(), lr=1.), NoSchedule(), args)
         with Operands() as operands:
             loss = steps.step(x, target, 0, 0, 1)
-        assert operands.dtypes == {torch.float32}
+        assert operands.dtypes == {torch.float32} and set(dtypes) == {torch.bfloat16}
         both.append((loss, *copy.parameters()))
     for plain, checkpointed in zip(*both):
         assert torch.equal(plain, checkpointed)
