@@ -7,7 +7,6 @@ import torch
 
 from . import native_backend, triton_backend
 from .chunked import quadratic_form_chunked
-from .dtypes import has_bfloat16_tiles
 from .portable import quadratic_form_portable
 from .reference import quadratic_form_reference
 
@@ -18,23 +17,17 @@ class Backend(NamedTuple):
     Attributes:
         compute: Maps x (P, C) and weight (O, C, C) to (P, O).
         why_unusable: Says why it cannot run on a device and dtype, or returns None where it can.
-        yields: Whether the usable backends after it are the better choice for a device and dtype.
     """
     compute: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
     why_unusable: Callable[[torch.device, torch.dtype], Optional[str]] = lambda device, dtype: None
-    yields: Callable[[torch.device, torch.dtype], bool] = lambda device, dtype: False
 
 
 # In order of preference: the automatic choice is the first that is usable for the device and dtype of the inputs.
 _BACKENDS = {
-    'native': Backend(
-        native_backend.quadratic_form_native,
-        native_backend.why_unusable,
-        # The kernels compute in float32, the chunked backend in what the units of the CPU multiply. Instructions for
-        # bfloat16 alone do not make up for its passes over memory: with AVX-512's the kernels take 0.5 to 0.75 of its
-        # time, forward and backward (scripts/benchmark.py). Tiles, with more arithmetic, were not measured.
-        yields=lambda device, dtype: dtype == torch.bfloat16 and has_bfloat16_tiles(device),
-    ),
+    # Sums in float32 whatever the dtype. For bfloat16 its kernels take a quarter to two thirds of the chunked backend's
+    # time, forward and backward, on CPUs with matrix units for bfloat16 too: the products of channels are made in
+    # registers there, and in memory by the chunked backend (scripts/benchmark.py --dtype bfloat16).
+    'native': Backend(native_backend.quadratic_form_native, native_backend.why_unusable),
     'triton': Backend(triton_backend.quadratic_form_triton, triton_backend.why_unusable),
     'chunked': Backend(quadratic_form_chunked),
     'reference': Backend(quadratic_form_reference),
@@ -52,8 +45,7 @@ def available_backends(
         dtype: Dtype of the inputs; under autocast, that of autocast.
     """
     device = torch.device(device)
-    usable = [name for name, backend in _BACKENDS.items() if backend.why_unusable(device, dtype) is None]
-    return tuple(sorted(usable, key=lambda name: _BACKENDS[name].yields(device, dtype)))
+    return tuple(name for name, backend in _BACKENDS.items() if backend.why_unusable(device, dtype) is None)
 
 
 def quadratic_form(x: torch.Tensor, weight: torch.Tensor, backend: Optional[str] = None) -> torch.Tensor:

@@ -3,7 +3,8 @@
 import torch
 
 _CPU_CAPABILITIES = {name for name, present in torch.cpu.get_capabilities().items() if present is True}
-_BFLOAT16_TILES = {'amx_bf16', 'bf16'}
+# Instructions of x86, tiles of x86, instructions of Arm.
+_BFLOAT16_UNITS = {'avx512_bf16', 'amx_bf16', 'bf16'}
 
 
 def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -17,12 +18,7 @@ def accumulation_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def has_bfloat16_units(device: torch.device) -> bool:
     """Whether a CPU multiplies matrices faster in bfloat16 than in float32; False for other devices."""
-    return device.type == 'cpu' and not _CPU_CAPABILITIES.isdisjoint({*_BFLOAT16_TILES, 'avx512_bf16'})
-
-
-def has_bfloat16_tiles(device: torch.device) -> bool:
-    """Whether a CPU multiplies tiles of bfloat16 matrices at once (AMX, BFMMLA of Arm); False for other devices."""
-    return device.type == 'cpu' and not _CPU_CAPABILITIES.isdisjoint(_BFLOAT16_TILES)
+    return device.type == 'cpu' and not _CPU_CAPABILITIES.isdisjoint(_BFLOAT16_UNITS)
 
 
 def operand_dtype(device: torch.device, dtype: torch.dtype) -> torch.dtype:

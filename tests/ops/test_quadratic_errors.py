@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from dit_timm import available_backends, quadratic_form
-from dit_timm.ops import dispatch, dtypes, native_backend, triton_backend
+from dit_timm.ops import dispatch, native_backend, triton_backend
 
 
 def check(error, fragments, x, weight, **kwargs):
@@ -110,11 +110,6 @@ def test_gpus_have_the_triton_kernels_or_the_chunked_form(monkeypatch):
     assert available_backends('cuda') == ('chunked', 'reference')
 
 
-@pytest.mark.parametrize('capabilities, tiles', [
-    ({'amx_bf16', 'avx512_bf16'}, True), ({'bf16'}, True), ({'avx512_bf16'}, False),
-])
-def test_bfloat16_goes_to_the_tiles_of_a_cpu_that_has_them(monkeypatch, capabilities, tiles):
-    monkeypatch.setattr(dtypes, '_CPU_CAPABILITIES', capabilities)
-    names = available_backends('cpu', torch.bfloat16)
-    assert (names.index('chunked') < names.index('native')) == tiles
-    assert available_backends('cpu', torch.float32)[0] == 'native'
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
+def test_cpus_have_the_compiled_kernels_first_in_every_precision(dtype):
+    assert available_backends('cpu', dtype)[0] == 'native'
