@@ -30,7 +30,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument('run', type=Path, metavar='RUN', help='folder that scripts/train.py wrote')
     command.add_argument('--out', type=Path, required=True, metavar='DIR')
     command.add_argument(
-        '--tag', type=_tag, required=True, help='what the weights are called: says the data, such as cifar10_q75',
+        '--tag', type=_tag, required=True, help='what the weights are called: says the data, such as cifar10',
     )
     command.add_argument(
         '--licence', help='of the weights, such as apache-2.0; weights that the run began with bring theirs along',
@@ -69,7 +69,7 @@ def _add_card_options(parser: argparse.ArgumentParser) -> None:
 
 def _tag(text: str) -> str:
     if not re.fullmatch(r'[\w-]+', text):
-        raise argparse.ArgumentTypeError(f'a tag has letters, digits, "_" and "-", as in cifar10_q75; got {text!r}.')
+        raise argparse.ArgumentTypeError(f'a tag has letters, digits, "_" and "-", as in cifar10; got {text!r}.')
     return text
 
 

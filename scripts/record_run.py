@@ -1,46 +1,40 @@
 """Write the results of runs into a CSV, a row for each: `python scripts/record_run.py RUN ... --data NAME`.
 
 A run's result on its test split is taken from its results.csv, not evaluated again. A Dit network is evaluated once on
-that split with its quadratic terms at zero: a row of its own, 'Dit, A = 0 after training'. `recipe_sha256` is of the
+that split with its quadratic terms at zero: a row of its own, 'removed'. `recipe_sha256` is of the
 recipe.yaml in the folder of the run.
 
 The log of each run (a row for each epoch) is kept beside the CSV, in `logs`.
 """
 
 import argparse
-import hashlib
 import shutil
 import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-import timm
 import torch
 import train
 import yaml
-from training.config import RECIPE
+from training.config import RECIPE, sha256_of
 from training.data import data_config, open_split
 from training.engine import evaluate
 from training.environment import environment
 from training.loaders import eval_loader
 from training.logs import read_csv
+from training.options import FREE_OPTIONS
 from training.trained import load_trained, result_on_test
-from zoo.rows import DIT, FIXED, PLAIN, REMOVED, TRANSPOSED, add_rows
+from training.variants import DIT, PLAIN, dit_network
+from zoo.rows import REMOVED, add_rows
 
-from dit_timm.models.ablation import remove_quadratic
+from dit_timm.models.ablation import quadratic_terms, remove_quadratic
 from dit_timm.models.weight_files import DamagedFile
 
 _FACTS = ('device', 'threads', 'torch', 'timm')
 _FILES = ('args.yaml', 'summary.csv', 'results.csv', 'environment.csv', 'model.safetensors')
 RESULTS = Path(__file__).parent.parent / 'hub' / 'results' / 'runs.csv'
-# Options that say where and with what a run is done, not what is trained.
-_SILENT = (
-    'config', 'data_dir', 'output', 'experiment', 'workers', 'cache_images', 'checkpoint_interval', 'log_tensorboard',
-    'log_wandb', 'resume', 'dry_run', 'device', 'num_classes', 'seed', 'test_split', 'model',
-)
-# Options that make a variant; its name says enough.
-_FIXES_ZERO = ['^(?!.*quadratic)']
-_OF_VARIANTS = ('quadratic', 'transposed_quadratic')
+# Options that say where and with what a run is done, or have a column of their own.
+_SILENT = {*FREE_OPTIONS, 'num_classes', 'seed', 'model', 'variant'}
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -99,12 +93,12 @@ def rows_of(run: Path, data: str, tag: str, device: str, data_dir: Optional[str]
     })
     model = load_trained(args)
     row = {
-        'run': run.name, 'model': _network(options['model']), 'variant': _variant(model, options), 'tag': tag,
+        'run': run.name, 'model': dit_network(options['model']), 'variant': _variant(model, options), 'tag': tag,
         'data': data, **{name: result[name] for name in ('split', 'images')}, 'seed': options['seed'],
         'epochs': options['epochs'], **{name: result[name] for name in ('epoch', 'chosen')},
         'recipe': Path(options['config']).name,
-        'recipe_sha256': hashlib.sha256((run / RECIPE).read_bytes()).hexdigest(),
-        'options': _differences(run, options, starts[-1]),
+        'recipe_sha256': sha256_of((run / RECIPE).read_text()),
+        'options': _differences(run, options, starts[-1]), 'images_sha256': starts[-1].get('images_sha256', ''),
         'precision': f'amp {options["amp_dtype"]}' if options['amp'] else 'float32',
         # Of a run that was stopped, each machine and version that it ran on.
         **{name: '; '.join(dict.fromkeys(start[name] for start in starts)) for name in _FACTS},
@@ -128,36 +122,22 @@ def _removed(row: Dict[str, Any], model: torch.nn.Module, args: argparse.Namespa
     }
 
 
-def _network(name: str) -> str:
-    """The Dit network whose results these are: a network of timm is the plain twin of that with its name."""
-    return f'dit_{name}' if timm.is_model(f'dit_{name}') else name
-
-
 def _variant(model: torch.nn.Module, options: Dict[str, Any]) -> str:
-    weights = [weight for name, weight in model.named_parameters() if name.endswith('quadratic.weight')]
-    if not weights:
-        return PLAIN
-    if options['model_kwargs'].get('transposed_quadratic'):
-        return TRANSPOSED
-    return DIT if any(weight.any() for weight in weights) else FIXED
+    """The variant of the Dit network: a network of timm is the plain twin of that with its name."""
+    return options['variant'] if options['variant'] != DIT or quadratic_terms(model) else PLAIN
 
 
 def _differences(run: Path, options: Dict[str, Any], start: Dict[str, str]) -> str:
     """The options in which a run differs from its recipe, and how many processes it had if there were several."""
-    args = vars(train.parse_args(['--config', str(run / RECIPE)]))
-    ours, theirs = (_without_variants(values) for values in (options, args))
+    args = vars(train.parse_args([
+        '--config', str(run / RECIPE), '--model', dit_network(options['model']), '--variant', options['variant'],
+    ]))
     changed = {
-        key: value for key, value in ours.items() if key not in _SILENT and key in theirs and theirs[key] != value
+        key: value for key, value in options.items() if key not in _SILENT and key in args and args[key] != value
     }
     if start['processes'] != '1':
         changed['processes'] = start['processes']
     return ' '.join(f'{key}={value}' for key, value in sorted(changed.items()))
-
-
-def _without_variants(options: Dict[str, Any]) -> Dict[str, Any]:
-    kwargs = {key: value for key, value in options['model_kwargs'].items() if key not in _OF_VARIANTS}
-    train_only = None if options['train_only'] == _FIXES_ZERO else options['train_only']
-    return {**options, 'model_kwargs': kwargs, 'train_only': train_only}
 
 
 def _rounded(value: Any) -> float:

@@ -36,7 +36,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     """Ship runs; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('runs', nargs='+', type=Path, metavar='RUN', help='folders that scripts/train.py wrote')
-    parser.add_argument('--tag', required=True, help='names the data, such as cifar10_q75')
+    parser.add_argument('--tag', required=True, help='names the data, such as cifar10')
     parser.add_argument('--data-dir', metavar='DIR', help='where the data are now, if not where the run had them')
     parser.add_argument('--licence', default='apache-2.0', help='of the weights')
     args = parser.parse_args(argv)

@@ -30,20 +30,27 @@ from training.options import FREE_OPTIONS, add_data_options, add_input_options, 
 from training.processes import Processes
 from training.streams import is_stream
 from training.trainer import Trainer
+from training.variants import resolve
 
 from dit_timm.models.weight_files import DamagedFile, write_file
 
 _DIGITS_RECIPE = Path(__file__).parent / 'recipes' / 'digits.yaml'
 
 
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    """Parse the command line; without arguments, the recipe for the digits."""
+def create_parser() -> Parser:
+    """All options."""
     parser = Parser(description=__doc__)
     parser.add_argument('-c', '--config', type=Path, metavar='FILE', help='YAML file that sets any option')
     add_data_options(parser)
     add_input_options(parser)
     add_model_options(parser)
     add_training_options(parser)
+    return parser
+
+
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+    """Parse the command line; without arguments, the recipe for the digits."""
+    parser = create_parser()
     first = argparse.ArgumentParser(add_help=False)
     first.add_argument('--resume')
     resumed = first.parse_known_args(argv)[0].resume
@@ -54,6 +61,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
         if args.config is None and not args.data_dir and not args.dataset:
             args = parse(parser, argv, config=_DIGITS_RECIPE)
     _check(parser, args)
+    resolve(args)
     if args.data_dir and '://' not in args.data_dir and '::' not in args.data_dir:
         # So that a run can be gone on with, and evaluated, from any folder.
         args.data_dir = str(Path(args.data_dir).absolute())
@@ -67,6 +75,7 @@ def _parse_resumed(parser: argparse.ArgumentParser, argv: Optional[List[str]], p
     options = read_options(parser, path)
     parser.set_defaults(**options)
     args = parse(parser, argv)
+    resolve(args)
     # Shards of a stream are dealt out to the processes that load them.
     fixed = ('workers',) if is_stream(args.dataset) else ()
     changed = [
@@ -95,10 +104,15 @@ def _open_folder(args: argparse.Namespace, processes: Processes) -> Path:
     if processes.is_first:
         experiment = args.experiment or f'{datetime.now():%Y%m%d-%H%M%S}-{args.model}'
         folder = get_outdir(args.output, experiment, inc=True)
-        write_file(Path(folder) / 'args.yaml', _options_text(args).encode())
-        if args.config is not None:
-            write_file(Path(folder) / RECIPE, recipe_text(args.config).encode())
+        write_options(args, Path(folder))
     return Path(processes.agree(folder))
+
+
+def write_options(args: argparse.Namespace, folder: Path) -> None:
+    """Write the options of a run, and those of its recipe, into its folder."""
+    if args.config is not None:
+        write_file(folder / RECIPE, recipe_text(args.config).encode())
+    write_file(folder / 'args.yaml', _options_text(args).encode())
 
 
 def _options_text(args: argparse.Namespace) -> str:
@@ -106,13 +120,27 @@ def _options_text(args: argparse.Namespace) -> str:
     return yaml.safe_dump({key: value for key, value in options.items() if key not in ('resume', 'dry_run')})
 
 
-def run(args: argparse.Namespace, processes: Processes) -> Optional[Dict[str, Any]]:
-    """Train as the options say; returns the results, or None after a dry run."""
+def create_trainer(args: argparse.Namespace, processes: Processes, **kwargs: Any) -> Trainer:
+    """Build all that a run is made of; see `Trainer`."""
     random_seed(args.seed)
     if args.resume is not None and list_checkpoints(Path(args.resume)):
         # The checkpoint has all weights: none are fetched that it would replace.
         args.pretrained = False
-    trainer = Trainer(args, processes)
+    return Trainer(args, processes, **kwargs)
+
+
+def begin(trainer: Trainer, folder: Path) -> None:
+    """Stand where the run in a folder stopped, if it did, and note there where it goes on."""
+    processes = trainer.processes
+    if list_checkpoints(folder):
+        trainer.restore(folder)
+    if processes.is_first:
+        note_environment(folder, trainer.args.device, processes.world_size, trainer.data_digest)
+
+
+def run(args: argparse.Namespace, processes: Processes) -> Optional[Dict[str, Any]]:
+    """Train as the options say; returns the results, or None after a dry run."""
+    trainer = create_trainer(args, processes)
     if processes.is_first:
         print(trainer.describe())
     if args.dry_run:
@@ -121,25 +149,26 @@ def run(args: argparse.Namespace, processes: Processes) -> Optional[Dict[str, An
         print(describe_costs(trainer))
         return None
     folder = _open_folder(args, processes)
-    if list_checkpoints(folder):
-        trainer.restore(folder)
-        if processes.is_first:
+    begin(trainer, folder)
+    if processes.is_first:
+        if list_checkpoints(folder):
             print(f'goes on after {trainer.epoch} of {trainer.epochs} epochs and {trainer.batch} batches'
                   if trainer.epoch < trainer.epochs else 'The run has ended: only its results are written again.')
-    elif args.resume is not None and processes.is_first:
-        print(f'{folder} has no checkpoint yet: the run begins.')
-    if processes.is_first:
+        elif args.resume is not None:
+            print(f'{folder} has no checkpoint yet: the run begins.')
         print(f'writes to {folder}', flush=True)
-        note_environment(folder, args.device, processes.world_size)
     try:
         results = trainer.fit(folder)
     except KeyboardInterrupt:
         # While nothing is trained: at the first save, or at the last evaluation.
         raise Interrupted('SIGINT', folder, processes.world_size) from None
     if processes.is_first:
-        chosen = f'best on {trainer.val_name}' if args.val_fraction else 'last'
-        print(f'epoch {results["epoch"] + 1}, the {chosen}; on {results["split"]}: loss {results["loss"]:.4f}')
-        print(summary_line(results, args.model, str(folder / 'model.safetensors')))
+        if results:
+            chosen = f'best on {trainer.val_name}' if args.val_fraction else 'last'
+            print(f'epoch {results["epoch"] + 1}, the {chosen}; on {results["split"]}: loss {results["loss"]:.4f}')
+            print(summary_line(results, args.model, str(folder / 'model.safetensors')))
+        else:
+            print(f'trained, and evaluated on nothing: --val-split and --test-split name splits. {folder}')
     return results
 
 

@@ -2,10 +2,11 @@
 
 import argparse
 import difflib
+import hashlib
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NoReturn, Optional
+from typing import Any, Dict, Iterator, List, Mapping, NoReturn, Optional
 
 import yaml
 
@@ -44,7 +45,7 @@ def parse(
     first.add_argument('-c', '--config', type=Path)
     path = first.parse_known_args(argv)[0].config or config
     # As words of a command line, so that the parser checks values from a file as it checks those typed.
-    words = _words(parser, path) if path is not None else []
+    words = words_of(parser, read_options(parser, path), f'--config {path}') if path is not None else []
     if words:
         # Alone first, so that an error says that it is the file's.
         with _errors_of(parser, path):
@@ -66,6 +67,15 @@ def recipe_text(path: Path) -> str:
         path: The recipe, which `parse` has taken.
     """
     return yaml.safe_dump(yaml.safe_load(path.read_text()))
+
+
+def sha256_of(recipe: str) -> str:
+    """What stands for a recipe in tables of results.
+
+    Args:
+        recipe: See `recipe_text`.
+    """
+    return hashlib.sha256(recipe.encode()).hexdigest()
 
 
 @contextmanager
@@ -90,20 +100,26 @@ def read_options(parser: argparse.ArgumentParser, path: Path) -> Dict[str, Any]:
     return values
 
 
-def _words(parser: argparse.ArgumentParser, path: Path) -> List[str]:
-    """The options of a YAML file as words of a command line."""
+def words_of(parser: argparse.ArgumentParser, options: Mapping[str, Any], source: str) -> List[str]:
+    """Options as words of a command line; ends the process, as the parser does, if it has no such option.
+
+    Args:
+        parser: The parser.
+        options: Values by name.
+        source: What sets them, for the message.
+    """
     actions = {action.dest: action for action in parser._actions if action.dest not in ('config', 'help', 'resume')}
     words = []
-    for key, value in read_options(parser, path).items():
+    for key, value in options.items():
         key = str(key).replace('-', '_')
         if key not in actions:
             near = difflib.get_close_matches(key, actions, n=1)
             hint = f' Did you mean {near[0]!r}?' if near else ''
-            parser.error(f'--config {path} sets {key!r}, which is no option.{hint}')
+            parser.error(f'{source} sets {key!r}, which is no option.{hint}')
         name = f"--{key.replace('_', '-')}"
         if isinstance(actions[key], argparse.BooleanOptionalAction):
             if not isinstance(value, bool):
-                parser.error(f'--config {path} sets {key!r} to {value!r}; it must be true or false.')
+                parser.error(f'{source} sets {key!r} to {value!r}; it must be true or false.')
             words.append(name if value else f"--no-{key.replace('_', '-')}")
         elif isinstance(value, dict):
             words += [name, *(f'{inner}={content}' for inner, content in value.items())]

@@ -18,11 +18,16 @@ def plot_curves(summary: Path, target: Path) -> None:
     epochs = [int(row['epoch']) + 1 for row in rows]
     figure, (losses, accuracies) = plt.subplots(1, 2, figsize=(9, 3.5), layout='constrained')
     for axis, names in ((losses, ('train_loss', 'eval_loss')), (accuracies, ('eval_top1', 'eval_top5'))):
-        for name in names:
+        # A run may be evaluated on nothing before its end.
+        drawn = [name for name in names if name in rows[0]]
+        for name in drawn:
             axis.plot(epochs, [float(row[name]) for row in rows], marker='.', label=name.replace('_', ' '))
         axis.set_xlabel('epoch')
         axis.grid(alpha=0.3)
-        axis.legend()
+        if drawn:
+            axis.legend()
+        else:
+            axis.set_visible(False)
     losses.set_ylabel('cross entropy')
     accuracies.set_ylabel('% of images')
     figure.savefig(target, dpi=120)

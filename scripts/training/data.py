@@ -10,8 +10,6 @@ from timm.data import create_dataset, get_img_extensions, resolve_data_config
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
-from .digits import digits_folder
-
 # Hugging Face's library has a cache of its own, which --data-dir can replace.
 _CACHED = ('hfds/', 'hfids/')
 # What a split may be called instead, as in timm.
@@ -44,7 +42,11 @@ def open_split(args: argparse.Namespace, split: str, is_training: bool = False) 
             input_key=args.input_key,
             target_key=args.target_key,
         )
-    root = Path(args.data_dir) if args.data_dir else digits_folder()
+    if args.data_dir:
+        root = Path(args.data_dir)
+    else:
+        from .digits import digits_folder
+        root = digits_folder()
     # timm takes the whole folder where it finds no split: the path of the split is found here.
     path = _find_split(root, split)
     check_folders(path)
@@ -117,8 +119,8 @@ def hold_out(dataset: Dataset, share: float) -> Tuple[List[int], List[int]]:
     return sorted(train), sorted(held_out)
 
 
-def check_classes(train_set: Dataset, val_set: Dataset, num_classes: Optional[int]) -> Optional[int]:
-    """Compare the classes of two splits with each other and with `--num-classes`.
+def check_classes(train_set: Dataset, other: Optional[Dataset], num_classes: Optional[int]) -> Optional[int]:
+    """Compare the classes of the training split with those of another, if there is one, and with `--num-classes`.
 
     Returns:
         The number of classes that the network needs; None where nothing says it.
@@ -133,7 +135,7 @@ def check_classes(train_set: Dataset, val_set: Dataset, num_classes: Optional[in
         return num_classes
     if num_classes is not None and num_classes < len(classes):
         raise ValueError(f'--num-classes is {num_classes}, but the training data have {len(classes)} classes.')
-    others = class_names(val_set)
+    others = None if other is None else class_names(other)
     if others is not None and others != classes:
         different = sorted(set(classes) ^ set(others))
         raise ValueError(

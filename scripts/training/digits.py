@@ -6,9 +6,10 @@ import tempfile
 from pathlib import Path
 
 from PIL import Image
-from platformdirs import user_cache_path
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
+
+from .cache import default_cache
 
 
 def digits_folder() -> Path:
@@ -20,7 +21,7 @@ def digits_folder() -> Path:
     Returns:
         The folder, under the user's cache.
     """
-    folder = user_cache_path('dit_timm') / 'digits'
+    folder = default_cache() / 'digits'
     if folder.exists():
         return folder
     digits = load_digits()

@@ -5,7 +5,7 @@ import os
 import platform
 from datetime import datetime
 from pathlib import Path
-from typing import Dict
+from typing import Dict, Optional
 
 import timm
 import torch
@@ -30,10 +30,20 @@ def environment(device: str) -> Dict[str, str]:
     }
 
 
-def note_environment(folder: Path, device: str, processes: int) -> None:
-    """Add a row to the `environment.csv` of a run, which begins or goes on in so many processes."""
+def note_environment(folder: Path, device: str, processes: int, images: Optional[str] = None) -> None:
+    """Add a row to the `environment.csv` of a run, which begins or goes on.
+
+    Args:
+        folder: The folder of the run.
+        device: Where it trains.
+        processes: In how many processes.
+        images: SHA-256 of the training images, where it is known.
+    """
     path = folder / 'environment.csv'
-    row = {**environment(device), 'processes': str(processes), 'dit_timm': dit_timm.__version__}
+    row = {
+        **environment(device), 'processes': str(processes), 'dit_timm': dit_timm.__version__,
+        'images_sha256': images or '',
+    }
     write_csv([*read_csv(path), row], path)
 
 

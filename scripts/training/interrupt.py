@@ -6,15 +6,22 @@ from types import FrameType
 from typing import Optional
 
 
-class Interrupt:
-    """Context in which the first Ctrl-C or SIGTERM only sets `requested`; a second one acts as ever.
+class StopRequest:
+    """Asks a run to stop at the next place where it can be saved.
 
     Attributes:
-        requested: Name of the signal, or None.
+        requested: What asks, such as the name of a signal; None while nothing does.
     """
 
     def __init__(self) -> None:
         self.requested: Optional[str] = None
+
+
+class Interrupt(StopRequest):
+    """Context in which the first Ctrl-C or SIGTERM only sets `requested`; a second one acts as ever."""
+
+    def __init__(self) -> None:
+        super().__init__()
         self._before = {}
 
     def __enter__(self) -> 'Interrupt':

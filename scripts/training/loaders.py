@@ -10,8 +10,12 @@ from torch.utils.data import BatchSampler, DataLoader, Dataset
 from torchvision.transforms import Compose, RandomCrop
 
 from .images import Images
+from .resident import ResidentEvalBatches, ResidentSplits, ResidentTrainBatches, check_augmentation
 from .sampler import EpochBatches
 from .streams import StreamBatches, check_labels, check_shards, is_stream, read_whole, stream_loader
+
+# What gives (images, targets) on the device.
+Batches = Union[PrefetchLoader, ResidentTrainBatches, ResidentEvalBatches]
 
 
 def train_loader(
@@ -21,7 +25,8 @@ def train_loader(
         indices: Optional[Sequence[int]] = None,
         rank: int = 0,
         world_size: int = 1,
-) -> Tuple[PrefetchLoader, Union[EpochBatches, StreamBatches]]:
+        resident: Optional[ResidentSplits] = None,
+) -> Tuple[Batches, Union[EpochBatches, StreamBatches]]:
     """Batches of augmented images; random erasing and Mixup come later, see `Steps`.
 
     Args:
@@ -31,13 +36,20 @@ def train_loader(
         indices: Those to use; all if None.
         rank: Number of this process.
         world_size: Processes.
+        resident: Where images are with `--data-on-device`.
 
     Returns:
         The loader, and what says where it begins.
 
     Raises:
-        ValueError: The images do not fill a batch.
+        ValueError: The images do not fill a batch, or cannot be on the device as the options ask.
     """
+    if resident is not None:
+        check_augmentation(args)
+        batches = _epoch_batches(args, len(dataset) if indices is None else len(indices), rank, world_size)
+        flips = {} if args.no_aug else {'hflip': args.hflip, 'vflip': args.vflip}
+        images = resident.train(args, dataset, config)
+        return ResidentTrainBatches(images, indices, config, batches, **flips), batches
     interpolation = args.train_interpolation
     dataset.transform = create_transform(
         config['input_size'],
@@ -64,13 +76,18 @@ def train_loader(
         batches = StreamBatches(dataset, args.batch_size, args.seed, args.workers, rank)
         return stream_loader(args, dataset, config, batches), batches
     images = Images(dataset, indices, args.seed, args.cache_images)
-    batches = EpochBatches(len(images), args.batch_size, args.seed, rank, world_size)
+    batches = _epoch_batches(args, len(images), rank, world_size)
+    return _loader(args, images, config, batches), batches
+
+
+def _epoch_batches(args: argparse.Namespace, size: int, rank: int, world_size: int) -> EpochBatches:
+    batches = EpochBatches(size, args.batch_size, args.seed, rank, world_size)
     if batches.batches == 0:
         together = f' in each of {world_size} processes' if world_size > 1 else ''
         raise ValueError(
-            f'{len(images)} training images do not fill one batch: lower --batch-size, {args.batch_size}{together}.'
+            f'{size} training images do not fill one batch: lower --batch-size, {args.batch_size}{together}.'
         )
-    return _loader(args, images, config, batches), batches
+    return batches
 
 
 def eval_loader(
@@ -80,11 +97,17 @@ def eval_loader(
         indices: Optional[Sequence[int]] = None,
         rank: int = 0,
         world_size: int = 1,
-) -> PrefetchLoader:
+        resident: Optional[ResidentSplits] = None,
+        split: str = '',
+) -> Batches:
     """Batches of all images, in order.
 
-    Of several processes each has its share, and no image comes twice; of a stream each has all images.
+    Of several processes each has its share, and no image comes twice; of a stream each has all images. With `resident`
+    the images are on the device, as those of `split`.
     """
+    if resident is not None:
+        images = resident.evaluation(args, split, dataset, config)
+        return ResidentEvalBatches(images, indices, config, args.batch_size, rank, world_size)
     dataset.transform = create_transform(
         config['input_size'],
         interpolation=config['interpolation'],

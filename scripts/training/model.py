@@ -9,6 +9,8 @@ import torch
 from timm.models import get_pretrained_cfg_value
 from torch import nn
 
+from . import variants
+
 
 def build_model(args: argparse.Namespace, **kwargs: Any) -> nn.Module:
     """Create the network on its device and in its memory format.
@@ -19,6 +21,7 @@ def build_model(args: argparse.Namespace, **kwargs: Any) -> nn.Module:
 
     Raises:
         SystemExit: timm knows no such model; near names are listed.
+        ValueError: `--variant` is not one of this network.
     """
     if not timm.is_model(args.model):
         near = difflib.get_close_matches(args.model, timm.list_models(), n=3)
@@ -27,5 +30,5 @@ def build_model(args: argparse.Namespace, **kwargs: Any) -> nn.Module:
         kwargs['img_size'] = args.img_size
     kwargs.update(args.model_kwargs)
     model = timm.create_model(args.model, pretrained=args.pretrained, num_classes=args.num_classes, **kwargs)
-    model.to(args.device)
+    variants.apply(model, args.variant).to(args.device)
     return model.to(memory_format=torch.channels_last) if args.channels_last else model

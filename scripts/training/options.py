@@ -1,11 +1,14 @@
 """Command line options, named as in timm's train.py."""
 
 import argparse
+from pathlib import Path
 
 import torch
 from timm.utils import ParseKwargs
 
+from .cache import default_cache
 from .config import fraction, positive_int
+from .variants import DIT, VARIANTS
 
 
 def add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -13,7 +16,10 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group('data')
     group.add_argument('--data-dir', metavar='DIR', help='folder with the data (default: handwritten digits)')
     group.add_argument('--dataset', default='', metavar='NAME', help='timm dataset, such as torch/cifar10')
-    group.add_argument('--val-split', default='validation', metavar='NAME', help='split to evaluate on')
+    group.add_argument(
+        '--val-split', default='validation', metavar='NAME',
+        help='split to evaluate on; while training, "" for none',
+    )
     group.add_argument(
         '--class-map', default='', metavar='FILE', help='class names, a line each, in the order of their numbers',
     )
@@ -60,6 +66,10 @@ def add_model_options(parser: argparse.ArgumentParser, several: bool = False) ->
     group.add_argument('--pretrained', action=argparse.BooleanOptionalAction, default=False)
     group.add_argument('--num-classes', type=int, metavar='N', help='default: the number of classes in the data')
     group.add_argument('--model-kwargs', nargs='*', default={}, action=ParseKwargs, metavar='KEY=VALUE')
+    group.add_argument(
+        '--variant', default=DIT, choices=tuple(VARIANTS),
+        help='; '.join(f'{name}: {what}' for name, what in VARIANTS.items()),
+    )
     group.add_argument(
         '--device',
         default='cuda' if torch.cuda.is_available() else 'cpu',
@@ -127,6 +137,11 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--drop', type=float, default=0.)
     group.add_argument('--drop-path', type=float)
     group.add_argument('--grad-checkpointing', action=argparse.BooleanOptionalAction, default=False)
+    group.add_argument(
+        '--cuda-graph', action=argparse.BooleanOptionalAction, default=None,
+        help='capture a whole step and replay it, so that the GPU does not wait for the host (default: on a GPU, where '
+             'the options allow it)',
+    )
     group.add_argument('--torchcompile', action=argparse.BooleanOptionalAction, default=False)
     group.add_argument(
         '--sync-bn', action=argparse.BooleanOptionalAction, default=False,
@@ -135,6 +150,14 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--seed', type=int, default=42)
 
     group = parser.add_argument_group('loading')
+    group.add_argument(
+        '--data-on-device', action=argparse.BooleanOptionalAction, default=False,
+        help='decode the images once, keep them in the memory of the device, and augment them there: for data that fit',
+    )
+    group.add_argument(
+        '--data-cache', type=Path, default=default_cache(), metavar='DIR',
+        help='where --data-on-device keeps decoded images for the next time (default: %(default)s)',
+    )
     group.add_argument(
         '--cache-images', action=argparse.BooleanOptionalAction, default=False,
         help='keep the training images in memory once they are decoded, in each of the --workers: for small images, '
@@ -174,6 +197,10 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
         '--checkpoint-interval', type=positive_int, metavar='N',
         help='save a checkpoint after every N updates too (default: after each epoch)',
     )
+    group.add_argument(
+        '--checkpoint-seconds', type=float, default=0., metavar='S',
+        help='leave out the checkpoint of an epoch while the last one is younger than this',
+    )
     group.add_argument('--log-tensorboard', action=argparse.BooleanOptionalAction, default=False)
     group.add_argument('--log-wandb', action=argparse.BooleanOptionalAction, default=False)
     group.add_argument('--dry-run', action='store_true', help='say what would be done, and do nothing')
@@ -181,6 +208,6 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
 
 # What may differ between a run and its continuation: none of it changes the weights.
 FREE_OPTIONS = (
-    'device', 'workers', 'cache_images', 'checkpoint_interval', 'log_tensorboard', 'log_wandb', 'output', 'experiment',
-    'resume', 'config', 'dry_run', 'data_dir', 'test_split',
+    'device', 'workers', 'cache_images', 'data_cache', 'cuda_graph', 'checkpoint_interval', 'checkpoint_seconds',
+    'log_tensorboard', 'log_wandb', 'output', 'experiment', 'resume', 'config', 'dry_run', 'data_dir', 'test_split',
 )

@@ -46,11 +46,14 @@ class EpochBatches(Sampler):
         """Let the next iteration be over an epoch, from a batch on."""
         self.epoch, self.start = epoch, start
 
+    def order(self) -> torch.Tensor:
+        """Numbers of the images of this epoch, a row for each of this process's batches, on the CPU."""
+        generator = torch.Generator().manual_seed(seed_of(_ORDER, self.seed, self.epoch))
+        together = self.batch_size * self.world_size
+        order = torch.randperm(self.size, generator=generator)[:self.batches * together]
+        return order.view(self.batches, together)[:, self.rank::self.world_size]
+
     def __iter__(self) -> Iterator[List[Tuple[int, int]]]:
         """Keys of `Images`."""
-        generator = torch.Generator().manual_seed(seed_of(_ORDER, self.seed, self.epoch))
-        order = torch.randperm(self.size, generator=generator).tolist()
-        together = self.batch_size * self.world_size
-        for batch in range(self.start, self.batches):
-            chunk = order[batch * together:(batch + 1) * together]
-            yield [(self.epoch, number) for number in chunk[self.rank::self.world_size]]
+        for row in self.order()[self.start:].tolist():
+            yield [(self.epoch, number) for number in row]

@@ -80,33 +80,44 @@ class Steps:
             batches: Batches in an epoch.
 
         Returns:
-            The loss, on the device.
+            The loss, on the device; to be read before the next step.
         """
-        args, accumulated = self.args, self.args.grad_accum_steps
-        seed_step(self.device, args.seed, epoch, batch, self.rank)
+        seed_step(self.device, self.args.seed, epoch, batch, self.rank)
         if self.erasing is not None:
             images = self.erasing(images)
         if self.mixup is not None:
             images, targets = self.mixup(images, targets)
         # Batches since the last update, and how many the next update has: fewer at the end of an epoch.
+        accumulated = self.args.grad_accum_steps
         first = batch // accumulated * accumulated
         members = min(accumulated, batches - first)
         updates = batch + 1 == first + members
+        if updates:
+            self.updates += 1
+        loss = self._compute(prepared(images, self.args), targets, members, updates)
+        if updates:
+            # Does nothing unless the schedule goes by updates.
+            self.scheduler.step_update(self.updates)
+        return loss
+
+    def _compute(self, images: torch.Tensor, targets: torch.Tensor, members: int, updates: bool) -> torch.Tensor:
+        """Forward, backward and perhaps the update: all that the device computes from a batch."""
         # Gradients are exchanged between processes where they are used, and only there.
         hold = nullcontext if updates or not hasattr(self.model, 'no_sync') else self.model.no_sync
         with hold():
-            with autocast(args, args.torchcompile):
-                loss = self.loss_fn(self.model(prepared(images, args)), targets)
+            with autocast(self.args, self.args.torchcompile):
+                loss = self.loss_fn(self.model(images), targets)
             share = loss / members if members > 1 else loss
             self._backward(share, updates)
         if updates:
             self.optimizer.zero_grad()
-            self.updates += 1
             if self.ema is not None:
-                self.ema.update(self.bare, step=self.updates)
-            # Does nothing unless the schedule goes by updates.
-            self.scheduler.step_update(self.updates)
+                self._average()
         return loss.detach()
+
+    def _average(self) -> None:
+        """Let the averaged weights follow."""
+        self.ema.update(self.bare, step=self.updates)
 
     def _backward(self, loss: torch.Tensor, updates: bool) -> None:
         args = self.args
@@ -136,6 +147,9 @@ class Steps:
     def load_state_dict(self, state: Dict[str, Any]) -> None:
         """The reverse of `state_dict`."""
         self.updates = state['updates']
+        # How a device computes is no state of the run, which may go on on another.
+        for group, ours in zip(state['optimizer']['param_groups'], self.optimizer.param_groups):
+            group.update({name: ours[name] for name in ('fused', 'foreach', 'capturable') if name in ours})
         self.optimizer.load_state_dict(state['optimizer'])
         self.scheduler.load_state_dict(state['scheduler'])
         if self.scaler is not None:

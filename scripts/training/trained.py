@@ -86,10 +86,11 @@ def result_on_test(run: Path) -> Dict[str, str]:
     Raises:
         ValueError: There is none.
     """
-    # The first is of the split that was looked at after every epoch.
-    tests = read_csv(run / 'results.csv')[1:]
+    split = yaml.safe_load((run / 'args.yaml').read_text())['test_split']
+    tests = [row for row in read_csv(run / 'results.csv') if row['split'] == split]
     if not tests:
         raise ValueError(f'{run} has no result on a test split; train with --test-split.')
+    # The first may be of the same split, looked at after every epoch.
     return tests[-1]
 
 

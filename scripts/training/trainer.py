@@ -4,7 +4,7 @@ import argparse
 import math
 import time
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 
 import torch
 from timm.optim import create_optimizer_v2
@@ -14,16 +14,18 @@ from tqdm import tqdm
 
 from dit_timm.models.weight_files import DamagedFile, load_weights, read_weights, weights_bytes, write_file
 
+from .captured import CapturedSteps, why_uncaptured
 from .checkpoint import describe, list_checkpoints, load_checkpoint, save_checkpoint
 from .data import check_classes, class_names, data_config, held_out_name, hold_out, open_split
 from .engine import evaluate, lacks_bfloat16
 from .images import unreadable
-from .interrupt import Interrupt, Interrupted
-from .loaders import eval_loader, train_loader
+from .interrupt import Interrupt, Interrupted, StopRequest
+from .loaders import Batches, eval_loader, train_loader
 from .logs import Logs, write_csv
 from .model import build_model
 from .optim import freeze_all_but, is_quadratic, parameter_groups, set_training
 from .processes import Processes
+from .resident import ResidentSplits
 from .steps import Steps
 from .streams import check_options, is_stream, size_of
 from .trained import classes_metadata
@@ -46,33 +48,45 @@ class Trainer:
     Args:
         args: Options.
         processes: The processes that train together.
+        resident: Images on the device that are there already, for `--data-on-device`.
+        show: Whether there are progress bars and a line for each epoch.
 
     Raises:
         ValueError: Options or data do not fit together.
     """
 
-    def __init__(self, args: argparse.Namespace, processes: Processes) -> None:
+    def __init__(
+            self, args: argparse.Namespace, processes: Processes, resident: Optional[ResidentSplits] = None,
+            show: bool = True,
+    ) -> None:
         self.args, self.processes = args, processes
+        self.show = show and processes.is_first
+        self.resident = resident or ResidentSplits(args.device, args.data_cache) if args.data_on_device else None
         self._open_data()
         self.model = build_model(args, drop_rate=args.drop, drop_path_rate=args.drop_path)
         if args.grad_checkpointing:
             self.model.set_grad_checkpointing()
         args.num_classes = self.model.num_classes
-        self.trained = sum(parameter.numel() for parameter in self.model.parameters())
+        self.trained = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
         if args.train_only:
             self.trained = freeze_all_but(self.model, args.train_only)
         config = data_config(args, self.model)
         self.train_batches, self.sampler = train_loader(
-            args, self.train_set, config, self.train_indices, processes.rank, processes.world_size,
-        )
-        self.val_batches = eval_loader(
-            args, self.val_set, config, self.val_indices, processes.rank, processes.world_size,
+            args, self.train_set, config, self.train_indices, processes.rank, processes.world_size, self.resident,
         )
         self.config = config
+        self.val_batches = None
+        if self.val_set is not None:
+            val_split = args.train_split if args.val_fraction else args.val_split
+            self.val_batches = self._eval_batches(self.val_set, val_split, self.val_indices)
         groups = parameter_groups(
             self.model, args.weight_decay, args.quadratic_lr_scale, args.layer_decay, args.decay_norms,
         )
-        optional = {'eps': args.opt_eps, 'betas': args.opt_betas}
+        self.uncaptured = why_uncaptured(args, processes.world_size)
+        captured = args.cuda_graph is not False and self.uncaptured is None
+        if args.cuda_graph and not captured:
+            raise ValueError(f'--cuda-graph: {self.uncaptured}')
+        optional = {'eps': args.opt_eps, 'betas': args.opt_betas, 'fused': captured or None}
         # The groups say what decays.
         optimizer = create_optimizer_v2(
             groups, opt=args.opt, lr=args.lr, weight_decay=0., momentum=args.momentum,
@@ -80,10 +94,12 @@ class Trainer:
         )
         updates = -(-self.sampler.batches // args.grad_accum_steps)
         scheduler, self.epochs = create_scheduler_v2(optimizer, **scheduler_kwargs(args), updates_per_epoch=updates)
-        self.steps = Steps(self._wrapped(), self.model, optimizer, scheduler, args, processes.rank)
+        steps = CapturedSteps if captured else Steps
+        self.steps = steps(self._wrapped(), self.model, optimizer, scheduler, args, processes.rank)
         self.epoch = self.batch = 0
         self.loss_sum = 0.
         self.seconds = 0.
+        self.saved_at = -math.inf
         self.history: List[Dict[str, Any]] = []
         self.best: Optional[_Best] = None
 
@@ -98,15 +114,23 @@ class Trainer:
             self.val_set = open_split(args, args.train_split)
             self.val_name = held_out_name(args.val_fraction, args.train_split)
         else:
-            self.val_set, self.val_name = open_split(args, args.val_split), args.val_split
+            self.val_set = open_split(args, args.val_split) if args.val_split else None
+            self.val_name = args.val_split
         args.num_classes = check_classes(self.train_set, self.val_set, args.num_classes)
         self.skipped = 0
         if args.skip_bad_images:
             self.train_indices = self._readable(self.train_set, self.train_indices)
-            self.val_indices = self._readable(self.val_set, self.val_indices)
+            if self.val_set is not None:
+                self.val_indices = self._readable(self.val_set, self.val_indices)
         self.test_set = open_split(args, args.test_split) if args.test_split else None
         if self.test_set is not None:
             check_classes(self.train_set, self.test_set, args.num_classes)
+
+    def _eval_batches(self, dataset: Any, split: str, indices: Optional[List[int]] = None) -> Batches:
+        return eval_loader(
+            self.args, dataset, self.config, indices, self.processes.rank, self.processes.world_size, self.resident,
+            split,
+        )
 
     def _readable(self, dataset: Any, indices: Optional[List[int]]) -> List[int]:
         indices = range(len(dataset)) if indices is None else indices
@@ -142,6 +166,8 @@ class Trainer:
             )
         if args.quadratic_lr_scale != 1 and not any(is_quadratic(name) for name, _ in self.model.named_parameters()):
             lines.append('--quadratic-lr-scale changes nothing: the network has no quadratic term.')
+        if self.uncaptured is not None and args.device.startswith('cuda'):
+            lines.append(f'Steps are not captured as a CUDA graph: {self.uncaptured}')
         if lacks_bfloat16(args):
             consequence = (
                 'with --torchcompile, --amp is slow; leave one of them out' if args.torchcompile
@@ -177,6 +203,11 @@ class Trainer:
         self.epoch, self.batch = state['epoch'], state['batch']
         self.loss_sum, self.seconds = state['loss_sum'], state['seconds']
         self.history = state['history']
+        if self.data_digest and state.get('data') not in (None, self.data_digest):
+            raise DamagedFile(
+                f'{checkpoint.path} is of a run on other images: those of {self.args.train_split!r} in '
+                f'{self.args.data_dir} have changed since. Bring them back, or begin a new run.'
+            )
         self.best = None if state['best'] is None else _Best(*state['best'])
 
     def save(self, folder: Path) -> None:
@@ -185,6 +216,7 @@ class Trainer:
         Raises:
             OSError: It could not be written.
         """
+        self.saved_at = time.monotonic()
         if not self.processes.is_first:
             return
         weights = {'model': self.model.state_dict()}
@@ -194,10 +226,18 @@ class Trainer:
             'epoch': self.epoch, 'batch': self.batch, 'loss_sum': self.loss_sum, 'seconds': self.seconds,
             'history': self.history,
             'best': None if self.best is None else tuple(self.best), 'world_size': self.processes.world_size,
+            'data': self.data_digest,
             'steps': self.steps.state_dict(),
         })
 
+    @property
+    def data_digest(self) -> Optional[str]:
+        """SHA-256 of the training images; None where they are not known before they are read."""
+        return self.train_batches.images.digest if self.resident is not None else None
+
     def _val_size(self) -> int:
+        if self.val_set is None:
+            return 0
         return size_of(self.val_set) if self.val_indices is None else len(self.val_indices)
 
     def fit(self, folder: Path) -> Dict[str, Any]:
@@ -207,7 +247,7 @@ class Trainer:
             folder: The folder of the run.
 
         Returns:
-            The row of results of the last evaluation: on the test split if there is one.
+            The row of results of the last evaluation, on the test split if there is one; {} without any.
 
         Raises:
             Interrupted: Ctrl-C or SIGTERM; a checkpoint has been saved.
@@ -215,31 +255,41 @@ class Trainer:
             UnreadableImage: An image cannot be read.
             OSError: A file cannot be written; the last good checkpoint is intact.
         """
-        logs = Logs(folder, self.args) if self.processes.is_first else None
+        with Interrupt() as interrupt:
+            for _ in self.train(folder, interrupt):
+                pass
+        return self.finish(folder)
+
+    def train(self, folder: Path, request: StopRequest) -> Iterator[None]:
+        """The same step by step, up to the last checkpoint, for who has other runs to look after in between.
+
+        Args:
+            folder: The folder of the run.
+            request: What stops the run when its `requested` is set.
+
+        Yields:
+            After each step.
+        """
+        self.logs = Logs(folder, self.args) if self.processes.is_first else None
         try:
             # Before the first step, so that a folder or disk that takes no checkpoint is known at once.
             self.save(folder)
-            with Interrupt() as interrupt:
-                while self.epoch < self.epochs:
-                    self._run_epoch(folder, interrupt, logs)
+            while self.epoch < self.epochs:
+                yield from self._run_epoch(folder, request)
         except OSError as error:
             whole = describe(list_checkpoints(folder))
             if whole is None:
                 raise
             raise OSError(f'{error}. {whole} Go on with --resume {folder}') from error
-        results = self._final(folder)
-        if logs is not None:
-            logs.finish(self.history)
-        return results
 
-    def _run_epoch(self, folder: Path, interrupt: Interrupt, logs: Optional[Logs]) -> None:
+    def _run_epoch(self, folder: Path, request: StopRequest) -> Iterator[None]:
         title = f'epoch {self.epoch + 1}/{self.epochs}'
-        self._train(folder, interrupt, title)
+        yield from self._train_epoch(folder, request, title)
         group = self.steps.optimizer.param_groups[0]
         lr = group['lr'] / group['lr_scale']
-        metrics = evaluate(
-            self._evaluated(), self.val_batches, self.args, f'{title} evaluation', show=self.processes.is_first,
-        )
+        metrics = {}
+        if self.val_batches is not None:
+            metrics = evaluate(self._evaluated(), self.val_batches, self.args, f'{title} evaluation', show=self.show)
         loss = self.processes.mean(self.loss_sum / self.sampler.batches)
         self.history.append({
             'epoch': self.epoch, 'train_loss': loss,
@@ -247,20 +297,29 @@ class Trainer:
             'lr': lr, 'seconds': round(self.seconds, 3),
         })
         speed = self.sampler.batches * self.args.batch_size * self.processes.world_size / self.seconds
-        self.steps.scheduler.step(self.epoch + 1, metrics['top1'])
-        if not self.args.val_fraction or self.best is None or metrics['top1'] > self.best.top1:
-            self.best = _Best(self.epoch, metrics['top1'])
+        self.steps.scheduler.step(self.epoch + 1, metrics.get('top1'))
+        ends = self.epoch + 1 == self.epochs or request.requested
+        saves = ends or time.monotonic() - self.saved_at >= self.args.checkpoint_seconds
+        if not self.args.val_fraction:
+            self.best, improved = _Best(self.epoch, metrics.get('top1', math.nan)), saves
+        else:
+            improved = self.best is None or metrics['top1'] > self.best.top1
+            if improved:
+                self.best = _Best(self.epoch, metrics['top1'])
+        if improved:
             self._save_weights(folder)
         self.epoch, self.batch, self.loss_sum, self.seconds = self.epoch + 1, 0, 0., 0.
-        self.save(folder)
-        if logs is not None:
-            logs.epoch(self.history)
-            print(f'{title}  train loss {loss:.4f}  eval loss {metrics["loss"]:.4f}  top1 {metrics["top1"]:.3f}  '
-                  f'lr {lr:.4g}  {speed:.0f} images/s', flush=True)
-        if interrupt.requested and self.epoch < self.epochs:
-            self._stop(folder, interrupt)
+        if saves:
+            self.save(folder)
+        if self.logs is not None:
+            self.logs.epoch(self.history)
+        if self.show:
+            numbers = f'eval loss {metrics["loss"]:.4f}  top1 {metrics["top1"]:.3f}  ' if metrics else ''
+            print(f'{title}  train loss {loss:.4f}  {numbers}lr {lr:.4g}  {speed:.0f} images/s', flush=True)
+        if request.requested and self.epoch < self.epochs:
+            self._stop(folder, request)
 
-    def _train(self, folder: Path, interrupt: Interrupt, title: str) -> None:
+    def _train_epoch(self, folder: Path, request: StopRequest, title: str) -> Iterator[None]:
         """Train on the rest of the epoch."""
         args, steps = self.args, self.steps
         set_training(self.model)
@@ -270,7 +329,7 @@ class Trainer:
         loss_sum = torch.tensor(self.loss_sum, dtype=torch.float64, device=args.device)
         progress = tqdm(
             self.train_batches, desc=title, unit='batch', total=batches, initial=begin, leave=False,
-            disable=None if self.processes.is_first else True,
+            disable=None if self.show else True,
         )
         # As if all of the epoch had been trained in one go.
         start = time.perf_counter() - self.seconds
@@ -281,7 +340,7 @@ class Trainer:
             looks = done % _LOOK_EVERY == 0 or done == batches
             saves = steps.updates > updates and args.checkpoint_interval and (
                 steps.updates % args.checkpoint_interval == 0) and done < batches
-            stops = steps.updates > updates and interrupt.requested and done < batches
+            stops = steps.updates > updates and request.requested and done < batches
             if looks or saves or stops:
                 self.batch, self.loss_sum, self.seconds = done, loss_sum.item(), time.perf_counter() - start
                 if not math.isfinite(self.loss_sum):
@@ -298,16 +357,17 @@ class Trainer:
                 loss_sum.fill_(self.loss_sum)
                 self.save(folder)
             if stops:
-                self._stop(folder, interrupt)
+                self._stop(folder, request)
+            yield
         if self.batch < batches:
             raise ValueError(f'{title}: the data ended after {self.batch} of {batches} batches.')
 
-    def _stop(self, folder: Path, interrupt: Interrupt) -> None:
+    def _stop(self, folder: Path, request: StopRequest) -> None:
         # Processes are not told at the same batch, and a stream begins at its beginning: both go back to the last
         # checkpoint.
         if self.processes.world_size == 1 and (self.sampler.starts_anywhere or not self.batch):
             self.save(folder)
-        raise Interrupted(interrupt.requested, folder, self.processes.world_size)
+        raise Interrupted(request.requested, folder, self.processes.world_size)
 
     def _evaluated(self) -> nn.Module:
         """The network whose weights are evaluated and shipped."""
@@ -322,26 +382,31 @@ class Trainer:
             content = weights_bytes(self._evaluated().state_dict(), metadata)
             write_file(folder / 'model.safetensors', content)
 
-    def _final(self, folder: Path) -> Dict[str, Any]:
-        """The results of the weights that are kept, with the split that each is from."""
-        row = self.history[self.best.epoch]
-        chosen = 'best' if self.args.val_fraction else 'last'
-        results = [{
-            'split': self.val_name, 'images': self._val_size(), 'epoch': self.best.epoch, 'chosen': chosen,
-            **{name: row[f'eval_{name}'] for name in ('loss', 'top1', 'top5')},
-        }]
+    def finish(self, folder: Path) -> Dict[str, Any]:
+        """Write the results of the weights that are kept, with the split that each is from, and close the logs.
+
+        Returns:
+            See `fit`.
+        """
+        kept = {'epoch': self.best.epoch, 'chosen': 'best' if self.args.val_fraction else 'last'}
+        results = []
+        if self.val_set is not None:
+            row = self.history[self.best.epoch]
+            results.append({
+                'split': self.val_name, 'images': self._val_size(), **kept,
+                **{name: row[f'eval_{name}'] for name in ('loss', 'top1', 'top5')},
+            })
         if self.test_set is not None:
             self.processes.wait()
             model = self._evaluated()
             load_weights(model, read_weights(folder / 'model.safetensors'), folder)
-            loader = eval_loader(
-                self.args, self.test_set, self.config, None, self.processes.rank, self.processes.world_size,
-            )
-            metrics = evaluate(model, loader, self.args, f'test on {self.args.test_split}')
+            loader = self._eval_batches(self.test_set, self.args.test_split)
+            metrics = evaluate(model, loader, self.args, f'test on {self.args.test_split}', show=self.show)
             results.append({
-                **results[0], 'split': self.args.test_split, 'images': size_of(self.test_set), **metrics,
+                'split': self.args.test_split, 'images': size_of(self.test_set), **kept, **metrics,
             })
-        if self.processes.is_first:
+        if results and self.processes.is_first:
             write_csv(results, folder / 'results.csv')
-        return results[-1]
-
+        if self.logs is not None:
+            self.logs.finish(self.history)
+        return results[-1] if results else {}

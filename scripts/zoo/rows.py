@@ -1,22 +1,33 @@
 """Results of trained networks: a row of a CSV for each run, and evaluation of it."""
 
+import math
 import statistics
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
 
+from scipy.stats import t as students_t
 from training.logs import read_csv, write_csv
+from training.variants import DIT, FROZEN, MLP, PLAIN, TRANSPOSED
 
 Row = Dict[str, str]
 
 COLUMNS = (
     'run', 'model', 'variant', 'tag', 'data', 'split', 'images', 'seed', 'epochs', 'epoch', 'chosen', 'recipe',
-    'recipe_sha256', 'options', 'precision', 'device', 'threads', 'torch', 'timm', 'parameters', 'top1', 'top5', 'loss',
-    'train_seconds', 'log',
+    'recipe_sha256', 'options', 'images_sha256', 'precision', 'device', 'threads', 'torch', 'timm', 'parameters',
+    'top1', 'top5', 'loss', 'train_seconds', 'log',
 )
-DIT, PLAIN, TRANSPOSED = 'Dit', 'plain', 'Dit, map transposed'
-REMOVED, FIXED = 'Dit, A = 0 after training', 'Dit, A fixed at 0'
-# In the order of the tables.
-VARIANTS = (PLAIN, DIT, REMOVED, FIXED, TRANSPOSED)
+# Of a trained Dit network: what is left of it with A = 0.
+REMOVED = 'removed'
+# What the variants are called in tables, in their order.
+LABELS = {
+    PLAIN: 'plain',
+    DIT: 'Dit',
+    REMOVED: 'Dit, A = 0 after training',
+    FROZEN: 'Dit, A fixed at 0',
+    TRANSPOSED: 'Dit, map transposed',
+    MLP: '1x1 convolutions in place of the term',
+}
+_ORDER = tuple(LABELS)
 
 
 class Summary(NamedTuple):
@@ -30,6 +41,19 @@ class Summary(NamedTuple):
     mean: float
     deviation: Optional[float]
     count: int
+
+    @property
+    def margin(self) -> Optional[float]:
+        """Half the 95 % interval of the mean, by Student's t; None of a single number."""
+        if self.deviation is None:
+            return None
+        return float(students_t.ppf(0.975, self.count - 1)) * self.deviation / math.sqrt(self.count)
+
+    def interval(self) -> str:
+        """The mean with its sign, and the 95 % interval around it."""
+        if self.margin is None:
+            return f'{self.mean:+.2f}'
+        return f'{self.mean:+.2f} [{self.mean - self.margin:+.2f}, {self.mean + self.margin:+.2f}]'
 
     def __str__(self) -> str:
         return f'{self.mean:.2f}' if self.deviation is None else f'{self.mean:.2f} ± {self.deviation:.2f}'
@@ -61,7 +85,7 @@ def add_rows(rows: List[Dict[str, Any]], path: Path) -> None:
 
 
 def _order(row: Row) -> Tuple:
-    return row['data'], row['recipe'], int(row['parameters']), VARIANTS.index(row['variant']), int(row['seed'])
+    return row['data'], row['recipe'], int(row['parameters']), _ORDER.index(row['variant']), int(row['seed'])
 
 
 def by_seed(rows: Iterable[Row], value: str = 'top1') -> Dict[str, float]:

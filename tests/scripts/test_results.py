@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from training.environment import environment
 from training.logs import read_csv, write_csv
+from training.variants import dit_network
 from zoo.rows import COLUMNS, add_rows, by_seed, paired, summary
 
 from dit_timm.models.golden import TOLERANCE, golden_difference
@@ -68,14 +69,14 @@ def test_rows_of_runs(trained, tmp_path):
     table = tmp_path / 'results' / 'runs.csv'
     runs = [
         trained('dit', '--seed', '3'),
-        trained('plain', '--seed', '3', '--model-kwargs', 'quadratic=False'),
-        trained('fixed', '--seed', '4', '--train-only', '^(?!.*quadratic)'),
-        trained('transposed', '--seed', '3', '--model-kwargs', 'transposed_quadratic=True', '--lr', '0.01'),
+        trained('plain', '--seed', '3', '--variant', 'plain'),
+        trained('fixed', '--seed', '4', '--variant', 'frozen'),
+        trained('transposed', '--seed', '3', '--variant', 'transposed', '--lr', '0.01'),
     ]
     command = [*map(str, runs), '--data', 'greys', '--csv', str(table)]
     assert record_run.main(command) == 0
     rows = {row['variant']: row for row in read_csv(table)}
-    assert set(rows) == {'Dit', 'Dit, A = 0 after training', 'plain', 'Dit, A fixed at 0', 'Dit, map transposed'}
+    assert set(rows) == {'dit', 'removed', 'plain', 'frozen', 'transposed'}
     facts = environment('cpu')
     for row in rows.values():
         assert list(row) == list(COLUMNS)
@@ -83,12 +84,12 @@ def test_rows_of_runs(trained, tmp_path):
         assert (row['data'], row['split'], row['images'], row['chosen']) == ('greys', 'test', '15', 'best')
         assert (row['torch'], row['timm'], row['device']) == (torch.__version__, timm.__version__, facts['device'])
         assert (table.parent / row['log']).read_bytes() == (tmp_path / 'out' / row['run'] / 'summary.csv').read_bytes()
-    assert rows['Dit, map transposed']['options'] == 'lr=0.01'
-    assert rows['Dit']['options'] == rows['plain']['options'] == rows['Dit, A fixed at 0']['options'] == ''
-    assert (rows['Dit']['seed'], rows['Dit, A fixed at 0']['seed']) == ('3', '4')
+    assert rows['transposed']['options'] == 'lr=0.01'
+    assert rows['dit']['options'] == rows['plain']['options'] == rows['frozen']['options'] == ''
+    assert (rows['dit']['seed'], rows['frozen']['seed']) == ('3', '4')
     with (runs[0] / 'results.csv').open() as file:
         test = list(csv.DictReader(file))[-1]
-    assert float(rows['Dit']['loss']) == pytest.approx(float(test['loss']), abs=1e-6)
+    assert float(rows['dit']['loss']) == pytest.approx(float(test['loss']), abs=1e-6)
     # Once more: the rows are replaced, not doubled. The recipe is the one that the runs began with.
     trained.recipe.write_text('lr: 7\n')
     assert record_run.main(command) == 0
@@ -102,8 +103,7 @@ def test_a_run_of_another_machine(trained, tmp_path):
     starts = read_csv(run / 'environment.csv')
     write_csv([{**starts[0], 'device': 'abacus', 'processes': '4'}], run / 'environment.csv')
     options = yaml.safe_load((run / 'args.yaml').read_text())
-    # As it is when the test split was named only when the run went on.
-    (run / 'args.yaml').write_text(yaml.safe_dump({**options, 'device': 'cuda', 'test_split': None}))
+    (run / 'args.yaml').write_text(yaml.safe_dump({**options, 'device': 'cuda'}))
     command = [str(run), '--data', 'greys', '--csv', str(table), '--device', 'cpu']
     assert record_run.main(command) == 1
     assert record_run.main([*command, '--data-dir', str(elsewhere)]) == 0
@@ -116,21 +116,22 @@ def test_a_run_of_another_machine(trained, tmp_path):
 
 def test_only_a_dit_network_is_evaluated_again(trained, tmp_path, monkeypatch):
     monkeypatch.delattr(record_run, 'evaluate')
-    for option in 'quadratic=False', 'transposed_quadratic=True':
-        run = trained(option, '--epochs', '1', '--model-kwargs', option)
+    for variant in 'plain', 'transposed', 'frozen', 'mlp':
+        run = trained(variant, '--epochs', '1', '--variant', variant)
         assert record_run.main([str(run), '--data', 'greys', '--csv', str(tmp_path / 'runs.csv')]) == 0
-    assert len(read_csv(tmp_path / 'runs.csv')) == 2
+    assert len(read_csv(tmp_path / 'runs.csv')) == 4
 
 
 def test_a_network_of_timm_is_the_plain_twin():
-    assert record_run._network('resnet18') == record_run._network('dit_resnet18') == 'dit_resnet18'
-    assert record_run._network('dit_resnet20') == 'dit_resnet20' and record_run._network('vgg11') == 'vgg11'
+    assert dit_network('resnet18') == dit_network('dit_resnet18') == 'dit_resnet18'
+    assert dit_network('dit_resnet20') == 'dit_resnet20' and dit_network('vgg11') == 'vgg11'
+    assert dit_network('test_resnet') == 'test_dit_resnet' and dit_network('convnext_atto') == 'dit_convnext_atto'
 
 
 def test_the_row_without_the_term_is_that_of_the_network_without_it(trained, tmp_path):
     run, table = trained('dit'), tmp_path / 'runs.csv'
     assert record_run.main([str(run), '--data', 'greys', '--csv', str(table)]) == 0
-    removed, = (row for row in read_csv(table) if row['variant'].endswith('after training'))
+    removed, = (row for row in read_csv(table) if row['variant'] == 'removed')
     model = timm.create_model('dit_resnet20', num_classes=3).eval()
     weights = load_file(run / 'model.safetensors')
     weights['layer2.0.quadratic.weight'].zero_()
@@ -176,8 +177,8 @@ def row(variant, seed, top1, **values):
 def results(tmp_path, monkeypatch):
     """Three seeds of two variants, out of order, and one of a third."""
     monkeypatch.setattr(make_tables, 'RESULTS', tmp_path)
-    rows = [row('Dit', 2, 91), row('Dit', 0, 90), row('plain', 1, 89), row('plain', 0, 88), row('Dit', 1, 92),
-            row('plain', 2, 90), row('Dit, A = 0 after training', 0, 50)]
+    rows = [row('dit', 2, 91), row('dit', 0, 90), row('plain', 1, 89), row('plain', 0, 88), row('dit', 1, 92),
+            row('plain', 2, 90), row('removed', 0, 50)]
     add_rows(rows, tmp_path / 'runs.csv')
     (tmp_path / 'logs').mkdir()
     for name in {made['log'] for made in rows}:
@@ -188,20 +189,50 @@ def results(tmp_path, monkeypatch):
 def test_the_table_pairs_runs_by_seed(results):
     lines = make_tables.tables().splitlines()
     differences = [90 - 88, 92 - 89, 91 - 90]
-    deviation = statistics.stdev(differences)
+    # Student's t with two degrees of freedom leaves 2.5 % above 4.3027, as tables of it say.
+    margin = 4.3027 * statistics.stdev(differences) / 3 ** 0.5
+    interval = f'+2.00 [{2 - margin:+.2f}, {2 + margin:+.2f}]'
     assert [line.split(' | ')[1:6] for line in lines[-3:]] == [
         ['plain', '0.300', '3', '89.00 ± 1.00', ''],
-        ['Dit', '0.300', '3', '91.00 ± 1.00', f'+2.00 ± {deviation:.2f}'],
+        ['Dit', '0.300', '3', '91.00 ± 1.00', interval],
         ['Dit, A = 0 after training', '0.300', '1', '50.00', '-38.00'],
     ]
     assert 'Seeds 0, 1, 2' in lines[0] and '(15 images) is read once for a trained network' in lines[0]
+    assert make_tables.answer() == (
+        f'**Does the term help?** greys, dit_resnet20 after 2 epochs, 3 pairs of runs: {interval} points of top-1 '
+        'against the plain twin (95 % interval). That is no more than chance does.'
+    )
 
 
-def test_a_note_says_what_the_numbers_are_not(results):
-    add_rows([row('Dit', 0, 90, data='CIFAR-10 (JPEG q75 copy)', log='logs/cifar.csv')], results / 'runs.csv')
-    tables = make_tables.tables()
-    assert '**not** comparable with published CIFAR-10 numbers' in tables
-    assert 'One seed, 0: nothing is said of the spread.' in tables and 'Seeds 0, 1, 2' in tables
+@pytest.mark.parametrize('gains, verdict', [
+    ((3, 3.1, 2.9), 'It helps.'), ((-3, -3.1, -2.9), 'It hurts.'), ((3, -3, 0.5), 'That is no more than chance does.'),
+])
+def test_the_answer_is_what_the_interval_says(results, gains, verdict):
+    # More epochs are nearer to the truth than more seeds.
+    for seed, gain in enumerate(gains):
+        add_rows([
+            row('plain', seed, 90, epochs=160, recipe='long.yaml', log=f'logs/long{seed}.csv'),
+            row('dit', seed, 90 + gain, epochs=160, recipe='long.yaml', log=f'logs/long-dit{seed}.csv'),
+        ], results / 'runs.csv')
+    assert 'after 160 epochs, 3 pairs' in make_tables.answer() and make_tables.answer().endswith(verdict)
+    add_rows([row('dit', 0, 99, data='alone', log='logs/alone.csv')], results / 'runs.csv')
+    assert 'alone' not in make_tables.answer()
+
+
+def test_what_others_report_stands_beside_the_plain_networks(results):
+    write_csv([
+        {'data': 'greys', 'model': 'dit_resnet20', 'source': 'Others', 'top1': '91.25'},
+        {'data': 'whites', 'model': 'dit_resnet20', 'source': 'Strangers', 'top1': '1.00'},
+    ], results / 'published.csv')
+    *_, headings, _, plain, dit, removed = make_tables.tables().splitlines()
+    assert headings.endswith('| loss | Others: top-1 (%) |') and plain.endswith('| 91.25 |')
+    assert dit.endswith('|  |') and removed.endswith('|  |')
+
+
+def test_runs_on_different_images_make_no_table(results, capsys):
+    add_rows([row('dit', 7, 90, images_sha256='others', log='logs/7.csv')], results / 'runs.csv')
+    assert make_tables.main(['--check']) == 1
+    assert 'trained on different images' in capsys.readouterr().err
 
 
 def test_every_machine_is_named_once(results):
@@ -212,18 +243,20 @@ def test_every_machine_is_named_once(results):
 
 def test_a_table_out_of_date_is_an_error(results, tmp_path, monkeypatch):
     readme = tmp_path / 'README.md'
-    readme.write_text('<!-- results: generated by scripts/make_tables.py -->\n<!-- /results -->\n')
+    readme.write_text(''.join(
+        f'<!-- {name}: generated by scripts/make_tables.py -->\n<!-- /{name} -->\n' for name in ('answer', 'results')
+    ))
     monkeypatch.setattr(readme_block, 'README', readme)
     assert make_tables.main(['--check']) == 1
     assert make_tables.main([]) == 0 and make_tables.main(['--check']) == 0
-    add_rows([row('Dit', 0, 90.5)], results / 'runs.csv')
+    add_rows([row('dit', 0, 90.5)], results / 'runs.csv')
     assert make_tables.main(['--check']) == 1
 
 
 def test_runs_of_another_kind_are_kept_apart(results, capsys):
     add_rows([
-        row('Dit', 0, 10, options='lr=9', log='logs/a.csv'), row('Dit', 0, 20, data='whites', log='logs/b.csv'),
-        row('Dit', 0, 30, split='another', log='logs/c.csv'),
+        row('dit', 0, 10, options='lr=9', log='logs/a.csv'), row('dit', 0, 20, data='whites', log='logs/b.csv'),
+        row('dit', 0, 30, split='another', log='logs/c.csv'),
     ], results / 'runs.csv')
     for name in 'abc':
         (results / 'logs' / f'{name}.csv').write_text('epoch,eval_top1\n0,50\n')
@@ -245,7 +278,7 @@ def test_pictures(results):
     assert make_tables.main(['--plots']) == 0
     # One network says nothing of accuracy against parameters.
     assert [path.name for path in results.glob('*.png')] == ['greys_test_tiny_dit_resnet20.png']
-    add_rows([row('Dit', 0, 93, model='dit_resnet32', parameters=500_000, log='logs/deep.csv')], results / 'runs.csv')
+    add_rows([row('dit', 0, 93, model='dit_resnet32', parameters=500_000, log='logs/deep.csv')], results / 'runs.csv')
     (results / 'logs' / 'deep.csv').write_text('epoch,eval_top1\n0,50\n')
     assert make_tables.main(['--plots']) == 0
     names = {path.name for path in results.glob('*.png')}
@@ -262,12 +295,12 @@ def test_pictures(results):
 def test_summaries():
     assert str(summary([1.])) == '1.00' and str(summary([1., 3.])) == f'2.00 ± {2 ** 0.5:.2f}'
     assert paired({'0': 2., '5': 1.}, {'0': 1., '7': 9.}).mean == 1 and paired({'0': 2.}, {'1': 1.}) is None
-    with pytest.raises(ValueError, match='Two rows of dit_resnet20, Dit, tiny.yaml have seed 3'):
-        by_seed([row('Dit', 3, 1, split='a'), row('Dit', 3, 2, split='b')])
+    with pytest.raises(ValueError, match='Two rows of dit_resnet20, dit, tiny.yaml have seed 3'):
+        by_seed([row('dit', 3, 1, split='a'), row('dit', 3, 2, split='b')])
 
 
 def test_what_is_not_shipped(trained, capsys):
-    plain = trained('plain', '--model-kwargs', 'quadratic=False', '--epochs', '1')
+    plain = trained('plain', '--variant', 'plain', '--epochs', '1')
     assert ship_weights.main([str(plain), '--tag', 'greys']) == 1
     assert "is not dit_resnet20 as it is, but with {'quadratic': False}" in capsys.readouterr().err
     assert ship_weights.main([str(plain), str(trained('dit', '--epochs', '1')), '--tag', 'greys']) == 1

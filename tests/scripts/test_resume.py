@@ -11,6 +11,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -90,7 +91,9 @@ def test_a_signal_saves_and_says_how_to_go_on(image_folder, capsys, monkeypatch,
     with monkeypatch.context() as patch:
         patch.setattr(trainer.Steps, 'step', stepping)
         # Each look at this clock takes a thousand seconds.
-        patch.setattr(trainer, 'time', SimpleNamespace(perf_counter=itertools.count(0, 1000).__next__))
+        patch.setattr(trainer, 'time', SimpleNamespace(
+            perf_counter=itertools.count(0, 1000).__next__, monotonic=time.monotonic,
+        ))
         with pytest.raises(SystemExit) as stopped:
             run(image_folder, 'stopped', '--checkpoint-interval', '1000')
     folder = image_folder.parent / 'out' / 'stopped'
@@ -304,7 +307,7 @@ def test_a_run_that_goes_on_fetches_no_pretrained_weights(image_folder, capsys, 
     assert 'The run has ended: only its results are written again.' in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('method', ['save', '_final'])
+@pytest.mark.parametrize('method', ['save', 'finish'])
 def test_ctrl_c_while_nothing_is_trained(image_folder, capsys, monkeypatch, method):
     whole = run(image_folder, 'whole', '--epochs', '1')
 

@@ -285,7 +285,7 @@ def test_archives_hold_the_same_images_as_folders(image_folder):
 
 def test_digits_are_written_once(tmp_path, monkeypatch):
     from sklearn.datasets import load_digits
-    monkeypatch.setattr(digits, 'user_cache_path', lambda name: tmp_path / name)
+    monkeypatch.setattr(digits, 'default_cache', lambda: tmp_path / 'dit_timm')
     folder = digits.digits_folder()
     files = sorted(folder.rglob('*.png'))
     assert len(files) == 1797 and len(list((folder / 'validation').rglob('*.png'))) == 360
