@@ -22,6 +22,8 @@ _COLUMNS = {
     'results.csv': {'split', 'images', 'chosen', 'top1', 'top5', 'loss'},
     'environment.csv': {'device', 'threads', 'torch', 'timm', 'processes'},
 }
+# The variant of scripts/train.py that is no network of timm's registry.
+_CONTROL = 'mlp'
 # What the recipe of a run set when it began.
 _RECIPE = 'recipe.yaml'
 
@@ -69,7 +71,7 @@ def read_run(folder: Path) -> Run:
     Raises:
         FileNotFoundError: A file is missing: it is no run, or one that has not ended.
         DamagedFile: The weights are damaged.
-        ValueError: A CSV says less than the card needs.
+        ValueError: A CSV says less than the card needs, or no registry has the network.
     """
     for name in ('args.yaml', 'results.csv', 'environment.csv', 'model.safetensors'):
         if not (folder / name).is_file():
@@ -77,13 +79,13 @@ def read_run(folder: Path) -> Run:
                 f'{folder} is no folder of a run that has ended: it has no {name}. scripts/train.py writes such '
                 f'folders.'
             )
+    options = yaml.safe_load((folder / 'args.yaml').read_text())
+    if options.get('variant') == _CONTROL:
+        raise ValueError(f'{folder} is of a control for experiments, --variant {_CONTROL}: no registry can build it.')
     read_weights(folder / 'model.safetensors')
     with safe_open(folder / 'model.safetensors', framework='pt') as file:
         classes = json.loads((file.metadata() or {}).get('classes', 'null'))
-    return Run(
-        folder, yaml.safe_load((folder / 'args.yaml').read_text()), _rows(folder / 'results.csv'),
-        _rows(folder / 'environment.csv'), classes,
-    )
+    return Run(folder, options, _rows(folder / 'results.csv'), _rows(folder / 'environment.csv'), classes)
 
 
 def load_model(run: Run, weights: str = KEPT) -> nn.Module:

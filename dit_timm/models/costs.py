@@ -4,10 +4,9 @@ from typing import NamedTuple, Tuple
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
+from torch.utils.flop_counter import FlopCounterMode
 
 from ..layers.quadratic import ChannelQuadratic2d
-from ..ops import available_backends
 
 
 class Costs(NamedTuple):
@@ -21,21 +20,6 @@ class Costs(NamedTuple):
     parameters: float
     gmacs: float
     activations: float
-
-
-def _register_quadratic_flops() -> None:
-    """Let torch's counter know the quadratic form: K = C (C + 1) / 2 products at each pixel, for each output."""
-    def flops(x_shape, weight_shape, *args, out_shape=None, **kwargs) -> int:
-        (pixels, channels), outputs = x_shape, weight_shape[0]
-        return pixels * channels * (channels + 1) * outputs
-
-    for name in available_backends():
-        operator = getattr(torch.ops.dit_timm, f'quadratic_{name}', None)
-        if operator is not None:
-            register_flop_formula(operator)(flops)
-
-
-_register_quadratic_flops()
 
 
 @torch.inference_mode()

@@ -359,9 +359,7 @@ def _shipped(name: str, **kwargs) -> Dict[str, Any]:
 
 
 default_cfgs = generate_default_cfgs({
-    'dit_resnet20.cifar10_q75': _shipped('dit_resnet20.cifar10_q75', label_names=_CIFAR10),
-    'dit_resnet32.cifar10_q75': _shipped('dit_resnet32.cifar10_q75', label_names=_CIFAR10),
-    'dit_resnet56.cifar10_q75': _shipped('dit_resnet56.cifar10_q75', label_names=_CIFAR10),
+    'dit_resnet20.cifar10': _shipped('dit_resnet20.cifar10', label_names=_CIFAR10),
     **{f'dit_resnet{depth}.untrained': _cfg() for depth in (20, 32, 44, 56, 110)},
 })
 

@@ -15,8 +15,9 @@ import torch
 
 from .steps import Steps
 
-# By timm's names; with `fused`, torch's implementations read the learning rate from the device.
-_OPTIMIZERS = ('sgd', 'momentum', 'adam', 'adamw')
+# By timm's names, the arguments with which torch's implementations take all from the device, the learning rate too.
+_SGD, _ADAM = {'fused': True}, {'fused': True, 'capturable': True}
+OPTIMIZERS = {'sgd': _SGD, 'momentum': _SGD, 'adam': _ADAM, 'adamw': _ADAM}
 # Before capture kernels are compiled and chosen, and the optimizer makes its state.
 _WARMUP_STEPS = 3
 
@@ -26,7 +27,7 @@ def why_uncaptured(args: argparse.Namespace, processes: int = 1) -> Optional[str
     reasons = {
         'it needs a GPU.': torch.device(args.device).type != 'cuda',
         'gradients of several processes are exchanged between kernels.': processes > 1,
-        f'--opt {args.opt} is not one of {", ".join(_OPTIMIZERS)}.': args.opt not in _OPTIMIZERS,
+        f'--opt {args.opt} is not one of {", ".join(OPTIMIZERS)}.': args.opt not in OPTIMIZERS,
         'with --amp-dtype float16 the host looks at the gradients in each step.':
             args.amp and args.amp_dtype == 'float16',
         '--grad-accum-steps has steps of two kinds.': args.grad_accum_steps > 1,

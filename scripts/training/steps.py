@@ -100,6 +100,10 @@ class Steps:
             self.scheduler.step_update(self.updates)
         return loss
 
+    def compute(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Compute a step on a batch as it is, outside of any epoch: for measurements."""
+        return self._compute(prepared(images, self.args), targets, 1, True)
+
     def _compute(self, images: torch.Tensor, targets: torch.Tensor, members: int, updates: bool) -> torch.Tensor:
         """Forward, backward and perhaps the update: all that the device computes from a batch."""
         # Gradients are exchanged between processes where they are used, and only there.

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from dit_timm.models.weight_files import DamagedFile, load_weights, read_weights, weights_bytes, write_file
 
-from .captured import CapturedSteps, why_uncaptured
+from .captured import OPTIMIZERS, CapturedSteps, why_uncaptured
 from .checkpoint import describe, list_checkpoints, load_checkpoint, save_checkpoint
 from .data import check_classes, class_names, data_config, held_out_name, hold_out, open_split
 from .engine import evaluate, lacks_bfloat16
@@ -86,7 +86,7 @@ class Trainer:
         captured = args.cuda_graph is not False and self.uncaptured is None
         if args.cuda_graph and not captured:
             raise ValueError(f'--cuda-graph: {self.uncaptured}')
-        optional = {'eps': args.opt_eps, 'betas': args.opt_betas, 'fused': captured or None}
+        optional = {'eps': args.opt_eps, 'betas': args.opt_betas, **(OPTIMIZERS[args.opt] if captured else {})}
         # The groups say what decays.
         optimizer = create_optimizer_v2(
             groups, opt=args.opt, lr=args.lr, weight_decay=0., momentum=args.momentum,

@@ -155,7 +155,7 @@ def test_the_card_says_what_the_network_is_and_what_it_began_with(trained_run, e
     assert 'in which 2 convolutions also receive a quadratic term' in card._kind(two)
     assert card._kind(timm.create_model('test_resnet')) == 'A CNN of timm without a quadratic term'
     run = read_run(trained_run)
-    for model, origin in (('dit_resnet20', 'dit_resnet20.cifar10_q75'),
+    for model, origin in (('dit_resnet20', 'dit_resnet20.cifar10'),
                           ('dit_resnet50', 'timm/resnet50.a1_in1k, quadratic terms zero'),
                           ('resnet50', 'timm/resnet50.a1_in1k')):
         assert card._origin(run._replace(options={**run.options, 'pretrained': True, 'model': model})) == origin
@@ -168,6 +168,23 @@ def test_results_on_images_that_chose_the_epoch_are_not_the_model_s(trained_run,
     path = card.write_card(chosen, tmp_path, 'me/greys', 'shades of grey')
     assert ModelCard.load(path).data.eval_results is None
     assert '| 0.25 of train | 6 | yes |' in path.read_text()
+
+
+def test_a_run_that_was_evaluated_on_nothing_but_its_test_split(trained_run, tmp_path):
+    run = read_run(trained_run)
+    only = run._replace(results=[{**run.results[1], 'chosen': 'last'}])
+    export(only, tmp_path, 'greys', 'mit')
+    path = card.write_card(only, tmp_path, 'me/greys', 'shades of grey')
+    result, = ModelCard.load(path).data.eval_results[:1]
+    assert result.dataset_split == 'test' and '| test | 12 | no |' in path.read_text()
+
+
+def test_a_control_for_experiments_is_not_exported(trained_run, tmp_path):
+    run = Path(shutil.copytree(trained_run, tmp_path / 'run'))
+    options = yaml.safe_load((run / 'args.yaml').read_text())
+    (run / 'args.yaml').write_text(yaml.safe_dump({**options, 'variant': 'mlp'}))
+    with pytest.raises(ValueError, match='--variant mlp: no registry can build it'):
+        read_run(run)
 
 
 def test_a_run_whose_tables_say_too_little(trained_run, tmp_path):

@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw
 from quadratic_map import Explained
 
 ROOT = Path(__file__).parent.parent.parent
-NAME = 'dit_resnet20.cifar10_q75'
+NAME = 'dit_resnet20.cifar10'
 
 
 def photograph(path, size=(90, 60)):

@@ -38,7 +38,7 @@ def golden(name):
 
 
 def test_the_list_of_sums_is_that_of_the_files():
-    assert 'dit_resnet20.cifar10_q75' in NAMES
+    assert 'dit_resnet20.cifar10' in NAMES
     lines = (WEIGHTS / 'SHA256SUMS').read_text().splitlines()
     assert lines == [f'{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}' for path in FILES]
     assert sum(path.stat().st_size for path in FILES) <= 5e6
@@ -136,7 +136,7 @@ def test_the_network_with_transposed_maps_has_other_weights(name):
 @each
 def test_the_accuracy_that_was_measured(name, tmp_path):
     results = tmp_path / 'results.csv'
-    data = ['--data-dir', f'{DATA}/cifar10_jpeg', '--val-split', 'test', '--device', 'cpu']
+    data = ['--data-dir', f'{DATA}/cifar10', '--val-split', 'test', '--device', 'cpu']
     assert validate.main(['--model', name, '--pretrained', *data, '--results-file', str(results)]) == 0
     with results.open(newline='') as file:
         found, = csv.DictReader(file)

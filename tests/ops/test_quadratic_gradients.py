@@ -11,8 +11,6 @@ from dit_timm.ops.portable import quadratic_form_portable
 pytestmark = pytest.mark.usefixtures('poisoned_empty')
 
 BACKENDS = available_backends('cpu', torch.float64)
-# The backends that are operators of torch.
-OPERATORS = [name for name in available_backends('cpu') if name != 'reference']
 
 
 class Calls(TorchDispatchMode):
@@ -129,19 +127,3 @@ def test_only_the_gradients_asked_for(backend, frozen):
         name = f'dit_timm::quadratic_{backend}'
         wanted = f'{name}_grad_weight' if frozen == 'x' else f'{name}_grad_x'
         assert recorded.names == [name, wanted], 'a gradient nobody asked for costs time'
-
-
-@pytest.mark.parametrize('backend', OPERATORS)
-def test_double_backward_is_refused(backend):
-    # A second derivative that silently lacked terms would be worse than none.
-    x, weight = torch.randn(5, 3, requires_grad=True), torch.randn(2, 3, 3, requires_grad=True)
-    output = quadratic_form(x, weight, backend=backend)
-    grad_x, grad_weight = torch.autograd.grad(output.square().sum(), (x, weight), create_graph=True)
-    for first in (grad_x, grad_weight):
-        with pytest.raises(RuntimeError, match='autograd'):
-            torch.autograd.grad(first.square().sum(), (x, weight), retain_graph=True)
-
-
-def test_double_backward_of_the_reference():
-    x, weight = random(3, 2), random(2, 2, 2)
-    assert torch.autograd.gradgradcheck(lambda x, w: quadratic_form(x, w, backend='reference'), (x, weight))

@@ -11,11 +11,11 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler
 from torch.fx.experimental.proxy_tensor import make_fx
 from train import parse_args
-from training.captured import CapturedSteps, why_uncaptured
+from training.captured import OPTIMIZERS, CapturedSteps, why_uncaptured
 from training.optim import parameter_groups
 from training.steps import Steps
 
-BATCHES = 5
+BATCHES = 4
 
 
 class RecordedSteps(CapturedSteps):
@@ -41,14 +41,15 @@ def options(*words):
     ])
 
 
-def build(kind, args, fused):
+def build(kind, args, device='cpu', dtype=torch.float64):
+    """Steps of a network, in float64 so that Adam does not make much of the rounding of small gradients."""
     torch.manual_seed(0)
-    # In float64, so that Adam does not make much of the rounding of small gradients.
-    model = timm.create_model('dit_resnet20', num_classes=3).double()
+    model = timm.create_model('dit_resnet20', num_classes=3).to(device, dtype)
     with torch.no_grad():
         model.layer2[0].quadratic.weight.normal_(std=0.01)
     groups = parameter_groups(model, args.weight_decay, args.quadratic_lr_scale)
-    optimizer = create_optimizer_v2(groups, opt=args.opt, lr=args.lr, weight_decay=0., momentum=0.9, fused=fused)
+    how = {} if kind is Steps else OPTIMIZERS[args.opt]
+    optimizer = create_optimizer_v2(groups, opt=args.opt, lr=args.lr, weight_decay=0., momentum=0.9, **how)
     scheduler = CosineLRScheduler(optimizer, t_initial=BATCHES, t_in_epochs=False)
     model.train()
     return kind(model, model, optimizer, scheduler, args, 0)
@@ -77,7 +78,7 @@ def assert_same(steps, others):
 ], ids=' '.join)
 def test_recorded_steps_train_as_steps_do(words):
     args = options(*words)
-    ours, theirs = build(RecordedSteps, args, True), build(Steps, args, None)
+    ours, theirs = build(RecordedSteps, args), build(Steps, args)
     losses = train(ours)
     torch.testing.assert_close(losses, train(theirs), rtol=1e-4, atol=1e-6)
     assert len(set(losses)) == BATCHES
@@ -91,14 +92,14 @@ def test_recorded_steps_train_as_steps_do(words):
 @pytest.mark.parametrize('opt', ['sgd', 'adamw'])
 def test_a_run_goes_on_captured_where_it_was_not_and_the_other_way(opt):
     args = options('--opt', opt, '--lr', '0.01')
-    whole = build(Steps, args, None)
+    whole = build(Steps, args)
     train(whole)
     for first, second in ((Steps, RecordedSteps), (RecordedSteps, Steps)):
-        begun, ended = (build(kind, args, kind is RecordedSteps or None) for kind in (first, second))
+        begun, ended = (build(kind, args) for kind in (first, second))
         train(begun, 0, 2)
         ended.bare.load_state_dict(begun.bare.state_dict())
         ended.load_state_dict(begun.state_dict())
-        assert {group['fused'] for group in ended.optimizer.param_groups} == {second is RecordedSteps or None}
+        assert all(bool(group['fused']) == (second is RecordedSteps) for group in ended.optimizer.param_groups)
         train(ended, 2)
         assert_same(ended, whole)
 
@@ -117,3 +118,28 @@ def test_what_cannot_be_captured_has_a_reason():
         args = options(*words)
         args.device = 'cuda'
         assert fragment in why_uncaptured(args)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.parametrize('words', [
+    [], ['--opt', 'adamw', '--lr', '0.001', '--model-ema', '--model-ema-decay', '0.9'],
+    ['--opt', 'momentum', '--amp', '--channels-last', '--clip-grad', '1'],
+], ids=' '.join)
+def test_graphs_side_by_side_on_the_gpu_train_as_steps_do(words):
+    args = options(*words)
+    args.device = 'cuda'
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(6, 4, 3, 32, 32, generator=generator).cuda()
+    targets = torch.tensor([0, 1, 2, 0]).cuda()
+    plain, *captured = (build(kind, args, 'cuda', torch.float32) for kind in (Steps, CapturedSteps, CapturedSteps))
+    streams = [torch.cuda.Stream() for _ in captured]
+    for batch in range(6):
+        expected = plain.step(images[batch], targets, 0, batch, 6)
+        for steps, stream in zip(captured, streams):
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                loss = steps.step(images[batch], targets, 0, batch, 6)
+            torch.cuda.synchronize()
+            torch.testing.assert_close(loss, expected, rtol=0.05 if args.amp else 1e-3, atol=1e-3)
+    for steps in captured:
+        assert steps.updates == plain.updates == 6

@@ -305,7 +305,7 @@ DATA = os.environ.get('DIT_TIMM_DATA')
 
 @pytest.mark.skipif(not DATA, reason='DIT_TIMM_DATA names no folder with real images')
 @pytest.mark.parametrize('name, split, images, size', [
-    ('cifar10_jpeg', 'test', 10_000, (32, 32)), ('imagenette', 'val', 3_925, (160, 160)),
+    ('cifar10', 'test', 10_000, (32, 32)), ('imagenette', 'val', 3_925, (160, 160)),
 ])
 def test_real_archives(name, split, images, size):
     dataset = open_split(train.parse_args(['--data-dir', str(Path(DATA) / name)]), split)
