@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.table import Table
 from timm.utils import setup_default_logging
+from training.checkpoint import list_checkpoints
 from training.config import RECIPE, Parser, positive_int, recipe_text, sha256_of, words_of
 from training.images import plain_message
 from training.interrupt import Interrupt
@@ -135,6 +136,8 @@ class Runs:
             trainer = train.create_trainer(options, self.processes, resident=self.resident, show=False)
             self._check_data(trainer.data_digest)
             if not (folder / 'args.yaml').is_file():
+                if list_checkpoints(folder):
+                    raise ValueError(f'{folder} has checkpoints, and no args.yaml that says of what: remove it.')
                 train.write_options(options, folder)
             train.begin(trainer, folder)
         except BaseException:

@@ -30,7 +30,7 @@ from training.options import FREE_OPTIONS, add_data_options, add_input_options, 
 from training.processes import Processes
 from training.streams import is_stream
 from training.trainer import Trainer
-from training.variants import resolve
+from training.variants import FROZEN, resolve
 
 from dit_timm.models.weight_files import DamagedFile, write_file
 
@@ -91,6 +91,8 @@ def _parse_resumed(parser: argparse.ArgumentParser, argv: Optional[List[str]], p
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     if (args.mixup > 0 or args.cutmix > 0) and args.batch_size % 2:
         parser.error(f'--mixup and --cutmix pair images: --batch-size must be even; got {args.batch_size}.')
+    if args.variant == FROZEN and args.train_only:
+        parser.error(f'--variant {FROZEN} says what is not trained, and --train-only what is: leave one of them out.')
     if args.quadratic_lr_scale <= 0:
         parser.error(f'--quadratic-lr-scale must be positive; got {args.quadratic_lr_scale}. To freeze the quadratic '
                      f'terms, train only others with --train-only.')

@@ -9,10 +9,14 @@ it, and numbers that change from step to step (learning rates, the decay of aver
 """
 
 import argparse
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, List, Optional, Tuple
 
 import torch
+from timm.optim import create_optimizer_v2
+from timm.scheduler import create_scheduler_v2, scheduler_kwargs
+from torch import nn
 
+from .optim import parameter_groups
 from .steps import Steps
 
 # By timm's names, the arguments with which torch's implementations take all from the device, the learning rate too.
@@ -138,3 +142,41 @@ class CapturedSteps(Steps):
             if isinstance(value, torch.Tensor)
         ]
         return [*self.bare.state_dict().values(), *averaged, *optimizer]
+
+
+def create_steps(
+        args: argparse.Namespace, wrapped: nn.Module, model: nn.Module, batches: int, rank: int,
+        uncaptured: Optional[str],
+) -> Tuple[Steps, int]:
+    """Create the optimizer, its schedule, and the steps, captured where they can be.
+
+    Args:
+        args: Options.
+        wrapped: The network as it is called.
+        model: The same as it is saved.
+        batches: Batches of an epoch.
+        rank: Number of this process.
+        uncaptured: See `why_uncaptured`.
+
+    Returns:
+        The steps, and the number of epochs that the schedule has.
+
+    Raises:
+        ValueError: `--cuda-graph` asks for what cannot be.
+    """
+    if args.cuda_graph and uncaptured is not None:
+        raise ValueError(f'--cuda-graph: {uncaptured}')
+    captured = args.cuda_graph is not False and uncaptured is None
+    groups = parameter_groups(
+        model, args.weight_decay, args.quadratic_lr_scale, args.layer_decay, args.decay_norms,
+    )
+    optional = {'eps': args.opt_eps, 'betas': args.opt_betas}
+    # The groups say what decays.
+    optimizer = create_optimizer_v2(
+        groups, opt=args.opt, lr=args.lr, weight_decay=0., momentum=args.momentum,
+        **{key: value for key, value in optional.items() if value is not None},
+        **(OPTIMIZERS[args.opt] if captured else {}),
+    )
+    updates = -(-batches // args.grad_accum_steps)
+    scheduler, epochs = create_scheduler_v2(optimizer, **scheduler_kwargs(args), updates_per_epoch=updates)
+    return (CapturedSteps if captured else Steps)(wrapped, model, optimizer, scheduler, args, rank), epochs

@@ -7,14 +7,12 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 
 import torch
-from timm.optim import create_optimizer_v2
-from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from torch import nn
 from tqdm import tqdm
 
 from dit_timm.models.weight_files import DamagedFile, load_weights, read_weights, weights_bytes, write_file
 
-from .captured import OPTIMIZERS, CapturedSteps, why_uncaptured
+from .captured import create_steps, why_uncaptured
 from .checkpoint import describe, list_checkpoints, load_checkpoint, save_checkpoint
 from .data import check_classes, class_names, data_config, held_out_name, hold_out, open_split
 from .engine import evaluate, lacks_bfloat16
@@ -23,10 +21,9 @@ from .interrupt import Interrupt, Interrupted, StopRequest
 from .loaders import Batches, eval_loader, train_loader
 from .logs import Logs, write_csv
 from .model import build_model
-from .optim import freeze_all_but, is_quadratic, parameter_groups, set_training
+from .optim import freeze_all_but, is_quadratic, set_training
 from .processes import Processes
 from .resident import ResidentSplits
-from .steps import Steps
 from .streams import check_options, is_stream, size_of
 from .trained import classes_metadata
 
@@ -79,23 +76,10 @@ class Trainer:
         if self.val_set is not None:
             val_split = args.train_split if args.val_fraction else args.val_split
             self.val_batches = self._eval_batches(self.val_set, val_split, self.val_indices)
-        groups = parameter_groups(
-            self.model, args.weight_decay, args.quadratic_lr_scale, args.layer_decay, args.decay_norms,
-        )
         self.uncaptured = why_uncaptured(args, processes.world_size)
-        captured = args.cuda_graph is not False and self.uncaptured is None
-        if args.cuda_graph and not captured:
-            raise ValueError(f'--cuda-graph: {self.uncaptured}')
-        optional = {'eps': args.opt_eps, 'betas': args.opt_betas, **(OPTIMIZERS[args.opt] if captured else {})}
-        # The groups say what decays.
-        optimizer = create_optimizer_v2(
-            groups, opt=args.opt, lr=args.lr, weight_decay=0., momentum=args.momentum,
-            **{key: value for key, value in optional.items() if value is not None},
+        self.steps, self.epochs = create_steps(
+            args, self._wrapped(), self.model, self.sampler.batches, processes.rank, self.uncaptured,
         )
-        updates = -(-self.sampler.batches // args.grad_accum_steps)
-        scheduler, self.epochs = create_scheduler_v2(optimizer, **scheduler_kwargs(args), updates_per_epoch=updates)
-        steps = CapturedSteps if captured else Steps
-        self.steps = steps(self._wrapped(), self.model, optimizer, scheduler, args, processes.rank)
         self.epoch = self.batch = 0
         self.loss_sum = 0.
         self.seconds = 0.

@@ -20,7 +20,7 @@ import timm
 import torch
 import train
 from safetensors.torch import save_file
-from training import trainer
+from training import steps, trainer
 from training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 
 from dit_timm.models.weight_files import DamagedFile, digest, load_weights, read_weights, weights_bytes, write_file
@@ -80,7 +80,7 @@ def test_killed_runs_end_with_the_same_weights(image_folder, tmp_path):
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_says_how_to_go_on(image_folder, capsys, monkeypatch, number):
     whole = run(image_folder, 'whole')
-    step, calls = trainer.Steps.step, []
+    step, calls = steps.Steps.step, []
 
     def stepping(self, *args):
         calls.append(1)
@@ -89,7 +89,7 @@ def test_a_signal_saves_and_says_how_to_go_on(image_folder, capsys, monkeypatch,
         return step(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.Steps, 'step', stepping)
+        patch.setattr(steps.Steps, 'step', stepping)
         # Each look at this clock takes a thousand seconds.
         patch.setattr(trainer, 'time', SimpleNamespace(
             perf_counter=itertools.count(0, 1000).__next__, monotonic=time.monotonic,
@@ -161,7 +161,7 @@ def test_a_real_limit_of_the_file_size_is_an_error_of_the_save(tmp_path):
 
 def test_a_folder_that_takes_no_file_is_an_error_before_training(image_folder, monkeypatch):
     (image_folder.parent / 'out').write_text('a file')
-    monkeypatch.setattr(trainer.Steps, 'step', None)
+    monkeypatch.setattr(steps.Steps, 'step', None)
     with pytest.raises(OSError):
         run(image_folder, 'never')
 

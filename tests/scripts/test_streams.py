@@ -14,7 +14,7 @@ import train
 import validate
 from PIL import Image
 from safetensors.torch import load_file
-from training import trainer
+from training import steps
 from training.checkpoint import list_checkpoints
 
 OPTIONS = [
@@ -66,13 +66,13 @@ def assert_same_weights(folder, other):
 
 def seen(monkeypatch):
     """The batches that a run trains on, by epoch."""
-    batches, step = {}, trainer.Steps.step
+    batches, step = {}, steps.Steps.step
 
     def stepping(self, images, targets, epoch, *rest):
         batches.setdefault(epoch, []).append((images.sum().item(), targets.tolist()))
         return step(self, images, targets, epoch, *rest)
 
-    monkeypatch.setattr(trainer.Steps, 'step', stepping)
+    monkeypatch.setattr(steps.Steps, 'step', stepping)
     return batches
 
 
@@ -84,7 +84,7 @@ def test_a_stopped_run_on_shards_goes_on_at_the_epoch(shards, tmp_path, monkeypa
     assert [len(of_epoch) for of_epoch in batches.values()] == [14, 14, 14]
     assert batches[0] != batches[1] != batches[2]
     assert sum(len(targets) for _, targets in batches[0]) == 56
-    step, calls = trainer.Steps.step, []
+    step, calls = steps.Steps.step, []
 
     def stepping(self, *args):
         calls.append(1)
@@ -93,7 +93,7 @@ def test_a_stopped_run_on_shards_goes_on_at_the_epoch(shards, tmp_path, monkeypa
         return step(self, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.Steps, 'step', stepping)
+        patch.setattr(steps.Steps, 'step', stepping)
         with pytest.raises(SystemExit):
             run(shards, tmp_path, 'stopped')
     folder = tmp_path / 'out' / 'stopped'

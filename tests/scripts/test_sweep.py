@@ -199,6 +199,14 @@ def test_what_has_changed_since_is_said(call, write_sweep, greys, tmp_path, caps
     with pytest.raises(SystemExit):
         call(path=write_sweep(runs, options={'lr': 0.02}))
     assert '--lr is 0.01, not 0.02' in capsys.readouterr().err
+    # A run whose options were lost may be of any recipe.
+    run = tmp_path / 'out' / 'test_dit_resnet-dit-s0'
+    results = (run / 'results.csv').rename(tmp_path / 'results.csv')
+    options = (run / 'args.yaml').rename(tmp_path / 'args.yaml')
+    assert call(path=write_sweep(runs)) == 1
+    assert 'has checkpoints, and no args.yaml' in capsys.readouterr().err
+    results.rename(run / 'results.csv')
+    options.rename(run / 'args.yaml')
     # A finished run tells of other images as an unfinished one does.
     more = [*runs, {'models': ['test_dit_resnet'], 'variants': ['plain'], 'seeds': [0]}]
     image = next((greys / 'train').rglob('*.png'))
