@@ -14,7 +14,7 @@ unless `transposed_quadratic` asks for it. And it works at 32x32 only; `img_size
 
 import logging
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Dict, List, Optional, Set, Tuple, Union
 
 import torch
 import torch.nn.functional as F
@@ -186,6 +186,11 @@ class DitResNetCifar(nn.Module):
         self.fc = nn.Linear(self.head_hidden_size, num_classes, **dd) if num_classes > 0 else nn.Identity()
         self.global_pool.train(self.training)
         self.fc.train(self.training)
+
+    @torch.jit.ignore
+    def no_weight_decay(self) -> Set[str]:
+        """Parameters that timm's optimizers do not decay: the norm's, which its shape alone tells from a weight."""
+        return {name for name, _ in self.named_parameters() if name.endswith('quadratic_norm.weight')}
 
     @torch.jit.ignore
     def group_matcher(self, coarse: bool = False) -> Dict[str, str]:

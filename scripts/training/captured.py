@@ -167,6 +167,8 @@ def create_steps(
     if args.cuda_graph and uncaptured is not None:
         raise ValueError(f'--cuda-graph: {uncaptured}')
     captured = args.cuda_graph is not False and uncaptured is None
+    # Shapes stay the same; not of the same bits each time on a GPU, where nothing else here is either.
+    torch.backends.cudnn.benchmark = True
     groups = parameter_groups(
         model, args.weight_decay, args.quadratic_lr_scale, args.layer_decay, args.decay_norms,
     )

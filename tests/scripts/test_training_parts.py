@@ -70,9 +70,20 @@ def test_weight_decay_is_timms_or_on_everything():
         decayed = {id(parameter) for group in groups for parameter in group['params'] if group['weight_decay']}
         expected = {
             id(parameter) for name, parameter in model.named_parameters()
-            if norms or parameter.ndim > 1 and not name.endswith('.bias')
+            # The norm over maps has the dimensions of a weight.
+            if norms or parameter.ndim > 1 and not name.endswith(('.bias', 'quadratic_norm.weight'))
         }
         assert decayed == expected
+
+
+def test_timms_optimizers_do_not_decay_the_norm_in_front():
+    model = timm.create_model('dit_resnet20')
+    optimizer = create_optimizer_v2(model, opt='sgd', lr=0.1, weight_decay=0.1)
+    decay = {id(parameter): group['weight_decay'] for group in optimizer.param_groups for parameter in group['params']}
+    block = model.layer2[0]
+    assert decay[id(block.quadratic_norm.weight)] == decay[id(block.bn2.weight)] == 0
+    assert decay[id(block.quadratic.weight)] == decay[id(block.conv2.weight)] == 0.1
+    assert timm.create_model('dit_resnet20', quadratic=False).no_weight_decay() == set()
 
 
 def test_the_norm_in_front_belongs_to_the_term():
