@@ -44,11 +44,17 @@ def measure(args: argparse.Namespace, together: int, resident: ResidentSplits, f
     """Train so many runs at once; returns a row of results."""
     on_gpu = torch.device(args.device).type == 'cuda'
     if on_gpu:
+        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     jobs = [_job(args, number, resident, folder / str(number)) for number in range(together)]
     for job in jobs:
         job.stream = torch.cuda.Stream() if on_gpu else None
+    steps = min(job.trainer.epochs * job.trainer.sampler.batches for job in jobs)
+    if steps <= args.turns + _WARMUP_TURNS:
+        raise SystemExit(f'error: a run of {args.recipe} has {steps} steps: lower --turns, {args.turns}.')
     batches = {job: next(iter(job.trainer.train_batches)) for job in jobs}
+    if on_gpu:
+        torch.cuda.synchronize()
     training = _seconds(args, jobs, Job.step)
     computing = _seconds(args, jobs, lambda job: job.trainer.steps.compute(*batches[job]))
     images = args.turns * sum(job.images for job in jobs)
@@ -56,7 +62,7 @@ def measure(args: argparse.Namespace, together: int, resident: ResidentSplits, f
         'together': together, 'variants': ' '.join(args.variants), 'recipe': args.recipe.name, 'turns': args.turns,
         'images_per_second': round(images / training), 'computing_alone': round(images / computing),
         'time_over_computing': round(training / computing, 3),
-        'host_gb': round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20, 2),
+        'host_gb_so_far': round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2 ** 20, 2),
         'device_gb': round(torch.cuda.max_memory_reserved() / 1e9, 2) if on_gpu else '',
         **environment(args.device),
     }

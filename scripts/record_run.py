@@ -8,13 +8,13 @@ The log of each run (a row for each epoch) is kept beside the CSV, in `logs`.
 """
 
 import argparse
+import re
 import shutil
 import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 import torch
-import train
 import yaml
 from training.config import RECIPE, sha256_of
 from training.data import data_config, open_split
@@ -22,9 +22,9 @@ from training.engine import evaluate
 from training.environment import environment
 from training.loaders import eval_loader
 from training.logs import read_csv
-from training.options import FREE_OPTIONS
 from training.trained import load_trained, result_on_test
 from training.variants import DIT, PLAIN, dit_network
+from zoo.differences import differences
 from zoo.rows import REMOVED, add_rows
 
 from dit_timm.models.ablation import quadratic_terms, remove_quadratic
@@ -33,8 +33,6 @@ from dit_timm.models.weight_files import DamagedFile
 _FACTS = ('device', 'threads', 'torch', 'timm')
 _FILES = ('args.yaml', 'summary.csv', 'results.csv', 'environment.csv', 'model.safetensors')
 RESULTS = Path(__file__).parent.parent / 'hub' / 'results' / 'runs.csv'
-# Options that say where and with what a run is done, or have a column of their own.
-_SILENT = {*FREE_OPTIONS, 'num_classes', 'seed', 'model', 'variant'}
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -92,20 +90,21 @@ def rows_of(run: Path, data: str, tag: str, device: str, data_dir: Optional[str]
         'data_dir': data_dir or options['data_dir'],
     })
     model = load_trained(args)
+    # Another number of processes makes other batches.
+    processes = {'processes': starts[-1]['processes']} if starts[-1]['processes'] != '1' else {}
     row = {
         'run': run.name, 'model': dit_network(options['model']), 'variant': _variant(model, options), 'tag': tag,
         'data': data, **{name: result[name] for name in ('split', 'images')}, 'seed': options['seed'],
         'epochs': options['epochs'], **{name: result[name] for name in ('epoch', 'chosen')},
         'recipe': Path(options['config']).name,
         'recipe_sha256': sha256_of((run / RECIPE).read_text()),
-        'options': _differences(run, options, starts[-1]), 'images_sha256': starts[-1].get('images_sha256', ''),
+        'options': differences(options, run / RECIPE, processes), 'images_sha256': starts[-1].get('images_sha256', ''),
         'precision': f'amp {options["amp_dtype"]}' if options['amp'] else 'float32',
         # Of a run that was stopped, each machine and version that it ran on.
         **{name: '; '.join(dict.fromkeys(start[name] for start in starts)) for name in _FACTS},
         'parameters': sum(parameter.numel() for parameter in model.parameters()),
         **{name: _rounded(result[name]) for name in ('top1', 'top5', 'loss')},
-        'train_seconds': round(sum(float(line['seconds']) for line in read_csv(run / 'summary.csv'))),
-        'log': f'logs/{run.name}.csv',
+        'log': f'logs/{_slug(data)}-{Path(options["config"]).stem}-{run.name}.csv',
     }
     return [row, _removed(row, model, args)] if row['variant'] == DIT else [row]
 
@@ -127,17 +126,8 @@ def _variant(model: torch.nn.Module, options: Dict[str, Any]) -> str:
     return options['variant'] if options['variant'] != DIT or quadratic_terms(model) else PLAIN
 
 
-def _differences(run: Path, options: Dict[str, Any], start: Dict[str, str]) -> str:
-    """The options in which a run differs from its recipe, and how many processes it had if there were several."""
-    args = vars(train.parse_args([
-        '--config', str(run / RECIPE), '--model', dit_network(options['model']), '--variant', options['variant'],
-    ]))
-    changed = {
-        key: value for key, value in options.items() if key not in _SILENT and key in args and args[key] != value
-    }
-    if start['processes'] != '1':
-        changed['processes'] = start['processes']
-    return ' '.join(f'{key}={value}' for key, value in sorted(changed.items()))
+def _slug(text: str) -> str:
+    return re.sub(r'[^a-z0-9]+', '_', text.lower()).strip('_')
 
 
 def _rounded(value: Any) -> float:

@@ -32,6 +32,7 @@ from training.resident import ResidentSplits
 from training.sweep import Sweep, SweepRun, read_sweep
 from training.trained import result_on_test
 from training.variants import PLAIN
+from zoo.differences import differences
 from zoo.rows import paired, summary
 
 from dit_timm.models.costs import count_costs
@@ -133,13 +134,15 @@ class Runs:
             if self.has_ended(name):
                 lock.release()
                 return None
+            _check_together(options, self.args)
             trainer = train.create_trainer(options, self.processes, resident=self.resident, show=False)
             self._check_data(trainer.data_digest)
             if not (folder / 'args.yaml').is_file():
                 if list_checkpoints(folder):
                     raise ValueError(f'{folder} has checkpoints, and no args.yaml that says of what: remove it.')
                 train.write_options(options, folder)
-            train.begin(trainer, folder)
+            if list_checkpoints(folder):
+                trainer.restore(folder)
         except BaseException:
             lock.release()
             raise
@@ -149,11 +152,21 @@ class Runs:
     def _check_data(self, digest: Optional[str]) -> None:
         for name in self.options:
             for start in read_csv(self.folder(name) / 'environment.csv'):
-                if digest and start['images_sha256'] not in ('', digest):
+                if digest and start.get('images_sha256', '') not in ('', digest):
                     raise ValueError(
                         f'{self.folder(name)} was trained on other images than {self.args.data_dir} has now. Name '
                         f'another --output.'
                     )
+
+
+def _check_together(options: argparse.Namespace, args: argparse.Namespace) -> None:
+    """Refuse what runs in one process would share."""
+    if options.log_wandb:
+        raise ValueError('--log-wandb has one run in a process; --log-tensorboard can have many.')
+    draws = options.drop > 0 or (options.drop_path or 0) > 0
+    if args.together > 1 and draws and args.device.startswith('cuda') and options.cuda_graph is not False:
+        # A graph reads the seed where all others do.
+        raise ValueError('--drop and --drop-path draw in the captured step: --together 1, or cuda_graph: false.')
 
 
 def print_results(runs: Runs) -> None:
@@ -213,13 +226,10 @@ def _train(args: argparse.Namespace) -> int:
     print_results(runs)
     for name, message in pool.failed.items():
         print(f'error: {name}: {message}', file=sys.stderr)
-    if pool.waiting:
-        print(f'{len(pool.waiting)} runs are left; the same command goes on: {_names(pool.waiting)}')
+    left = [name for name in waiting if not runs.has_ended(name) and name not in pool.failed]
+    if left:
+        print(f'{len(left)} runs are left; the same command goes on: {", ".join(left[:5])}' + ', ...' * (len(left) > 5))
     return 130 if interrupt.requested else bool(pool.failed)
-
-
-def _names(waiting: List[Waiting]) -> str:
-    return ', '.join(run.name for run in waiting[:5]) + ', ...' * (len(waiting) > 5)
 
 
 def _report(line: str) -> None:
@@ -233,14 +243,16 @@ def _recorded(args: argparse.Namespace, runs: Runs) -> List[str]:
     if not args.skip_recorded.is_file():
         raise FileNotFoundError(f'--skip-recorded {args.skip_recorded} is no file.')
     rows = {
-        (row['data'], row['model'], row['variant'], row['recipe_sha256'], row['seed'])
+        (row['data'], row['model'], row['variant'], row['recipe_sha256'], row['options'], row['seed'])
         for row in read_csv(args.skip_recorded)
     }
-    return [
-        run.name for run in runs.sweep.runs
-        if (runs.sweep.data, run.model, run.variant, sha256_of(recipe_text(run.recipe)), str(run.seed))
-        in rows
-    ]
+
+    def is_recorded(run: SweepRun) -> bool:
+        recipe = sha256_of(recipe_text(run.recipe))
+        options = differences(vars(runs.options[run.name]), run.recipe)
+        return (runs.sweep.data, run.model, run.variant, recipe, options, str(run.seed)) in rows
+
+    return [run.name for run in runs.sweep.runs if is_recorded(run)]
 
 
 if __name__ == '__main__':

@@ -23,7 +23,6 @@ from timm.utils import get_outdir, random_seed, setup_default_logging
 from training.checkpoint import list_checkpoints
 from training.config import RECIPE, Parser, parse, read_options, recipe_text
 from training.engine import summary_line
-from training.environment import note_environment
 from training.images import UnreadableImage, plain_message
 from training.interrupt import Interrupted
 from training.options import FREE_OPTIONS, add_data_options, add_input_options, add_model_options, add_training_options
@@ -131,15 +130,6 @@ def create_trainer(args: argparse.Namespace, processes: Processes, **kwargs: Any
     return Trainer(args, processes, **kwargs)
 
 
-def begin(trainer: Trainer, folder: Path) -> None:
-    """Stand where the run in a folder stopped, if it did, and note there where it goes on."""
-    processes = trainer.processes
-    if list_checkpoints(folder):
-        trainer.restore(folder)
-    if processes.is_first:
-        note_environment(folder, trainer.args.device, processes.world_size, trainer.data_digest)
-
-
 def run(args: argparse.Namespace, processes: Processes) -> Optional[Dict[str, Any]]:
     """Train as the options say; returns the results, or None after a dry run."""
     trainer = create_trainer(args, processes)
@@ -151,7 +141,8 @@ def run(args: argparse.Namespace, processes: Processes) -> Optional[Dict[str, An
         print(describe_costs(trainer))
         return None
     folder = _open_folder(args, processes)
-    begin(trainer, folder)
+    if list_checkpoints(folder):
+        trainer.restore(folder)
     if processes.is_first:
         if list_checkpoints(folder):
             print(f'goes on after {trainer.epoch} of {trainer.epochs} epochs and {trainer.batch} batches'

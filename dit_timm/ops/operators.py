@@ -311,33 +311,39 @@ def _sum(*terms: Any) -> torch.Tensor:
 
 
 def _balanced(x: torch.Tensor, v: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """x + s v, x - s v and 2 s, with a factor s for each pixel that makes both summands of one size.
+    """x / a + v / b, x / a - v / b and a b / 2, where a and b are the largest values of each pixel.
 
-    Else the small one would drown in the rounding of the large one. What is made of the three does not depend on s, nor
-    do its derivatives.
+    Else the smaller summand would drown in the rounding of the larger one. What is made of the three does not depend on
+    a and b, nor do its derivatives.
     """
     wide = accumulation_dtype(x.dtype)
     x, v = x.to(wide), v.to(wide)
     with torch.no_grad():
-        norms = [torch.linalg.vector_norm(tensor, dim=-1, keepdim=True) for tensor in (x, v)]
-        scale = norms[0] / norms[1]
-        scale = torch.where(torch.isfinite(scale) & (scale > 0), scale, torch.ones_like(scale))
-    return x + scale * v, x - scale * v, 2 * scale
+        a, b = _largest(x), _largest(v)
+    return x / a + v / b, x / a - v / b, a * b / 2
+
+
+def _largest(tensor: torch.Tensor) -> torch.Tensor:
+    """The largest absolute value of each pixel, (P, 1); 1 where all are zero."""
+    if tensor.shape[-1] == 0:
+        return tensor.new_ones(*tensor.shape[:-1], 1)
+    largest = tensor.abs().amax(-1, keepdim=True)
+    return torch.where(largest > 0, largest, torch.ones_like(largest))
 
 
 def _polar_form(x: torch.Tensor, v: torch.Tensor, weight: torch.Tensor, operators: Operators) -> torch.Tensor:
     """`sum_ij weight[o, i, j] (x[p, i] v[p, j] + v[p, i] x[p, j])`, (P, O)."""
-    plus, minus, scale = _balanced(x, v)
+    plus, minus, factor = _balanced(x, v)
     weight = weight.to(plus.dtype)
     # Not in one call: where v is zero both are the same to the last bit, at the same place of the same shape.
     difference = _apply(_Form, plus, weight, operators) - _apply(_Form, minus, weight, operators)
-    return (difference / scale).to(x.dtype)
+    return (difference * factor).to(x.dtype)
 
 
 def _polar_grad_weight(
         grad: torch.Tensor, x: torch.Tensor, v: torch.Tensor, operators: Operators,
 ) -> torch.Tensor:
     """`sum_p grad[p, o] (x[p, i] v[p, j] + v[p, i] x[p, j])`, (O, C, C)."""
-    plus, minus, scale = _balanced(x, v)
-    grad = grad.to(plus.dtype) / scale
+    plus, minus, factor = _balanced(x, v)
+    grad = grad.to(plus.dtype) * factor
     return (_apply(_GradWeight, grad, plus, operators) - _apply(_GradWeight, grad, minus, operators)).to(x.dtype)

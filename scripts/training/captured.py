@@ -50,6 +50,8 @@ def capture_cuda_graph(function: Callable[[], Any]) -> Callable[[], None]:
     Returns:
         What does it once more, in the stream that is present then.
     """
+    # What others have under way would disturb the choice among algorithms.
+    torch.cuda.synchronize()
     graph, present = torch.cuda.CUDAGraph(), torch.cuda.current_stream()
     # A default stream cannot be captured. Any other is: libraries keep memory for each stream, which graphs that
     # run side by side must not share.
@@ -106,8 +108,16 @@ class CapturedSteps(Steps):
         for group, rate in zip(groups, self._rates):
             group['lr'] = rate
         before = {tensor.data_ptr(): tensor.clone() for tensor in self._state()}
-        with torch.random.fork_rng([self.device] if self.device.type == 'cuda' else []):
-            self._replay = self.capture(self._step)
+        try:
+            with torch.random.fork_rng([self.device] if self.device.type == 'cuda' else []):
+                self._replay = self.capture(self._step)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise ValueError(
+                f'The step of {self.args.model} cannot be captured as a CUDA graph: {error} It can do without: '
+                f'--no-cuda-graph.'
+            ) from error
         for tensor in self._state():
             if tensor.data_ptr() in before:
                 tensor.copy_(before[tensor.data_ptr()])

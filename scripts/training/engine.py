@@ -72,7 +72,8 @@ def evaluate(
     """
     model.eval()
     # In float64: sums that do not depend on how the images are dealt out. On the device: nothing waits for it.
-    sums = torch.zeros(4, dtype=torch.float64, device=args.device)
+    # Apple's GPUs have no float64.
+    sums = torch.zeros(4, dtype=torch.float64, device='cpu' if args.device == 'mps' else args.device)
     for images, targets in tqdm(loader, desc=title, unit='batch', leave=False, disable=None if show else True):
         with autocast(args):
             logits = model(prepared(images, args))
@@ -80,7 +81,7 @@ def evaluate(
         count = len(targets)
         loss = F.cross_entropy(logits, targets, reduction='sum')
         top1, top5 = accuracy(logits, targets, topk=(1, 5))
-        sums += torch.stack([loss, top1 * count, top5 * count, torch.full_like(loss, count)]).double()
+        sums += torch.stack([loss, top1 * count, top5 * count, torch.full_like(loss, count)]).to(sums.device).double()
         if observe is not None:
             observe(logits, targets)
     if dist.is_initialized():

@@ -5,17 +5,18 @@ from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 import torch
 from timm.data import create_transform
-from timm.data.loader import PrefetchLoader, fast_collate
+from timm.data.loader import fast_collate
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 from torchvision.transforms import Compose, RandomCrop
 
 from .images import Images
+from .prefetched import Prefetched
 from .resident import ResidentEvalBatches, ResidentSplits, ResidentTrainBatches, check_augmentation
 from .sampler import EpochBatches
 from .streams import StreamBatches, check_labels, check_shards, is_stream, read_whole, stream_loader
 
 # What gives (images, targets) on the device.
-Batches = Union[PrefetchLoader, ResidentTrainBatches, ResidentEvalBatches]
+Batches = Union[Prefetched, ResidentTrainBatches, ResidentEvalBatches]
 
 
 def train_loader(
@@ -127,7 +128,7 @@ def eval_loader(
     return _loader(args, images, config, BatchSampler(share, args.batch_size, drop_last=False))
 
 
-def _loader(args: argparse.Namespace, images: Images, config: Dict[str, Any], batches: Any) -> PrefetchLoader:
+def _loader(args: argparse.Namespace, images: Images, config: Dict[str, Any], batches: Any) -> Prefetched:
     device = torch.device(args.device)
     loader = DataLoader(
         images,
@@ -137,6 +138,4 @@ def _loader(args: argparse.Namespace, images: Images, config: Dict[str, Any], ba
         pin_memory=device.type == 'cuda',
         persistent_workers=args.workers > 0,
     )
-    return PrefetchLoader(
-        loader, mean=config['mean'], std=config['std'], channels=config['input_size'][0], device=device,
-    )
+    return Prefetched(loader, config, device)

@@ -7,7 +7,7 @@ step, so that it computes what it would compute alone.
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Callable, Dict, NamedTuple, Optional, Sequence
+from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 
 import torch
 
@@ -21,6 +21,8 @@ from .trainer import Trainer
 RUN_ERRORS = (FloatingPointError, UnreadableImage, DamagedFile, ValueError, torch.OutOfMemoryError)
 # Seconds between looks at the speed, and between lines that report it.
 _LOOK_SECONDS, _REPORT_SECONDS = 3., 30.
+# Runs that it takes to fill a GPU, at most.
+_FILLING = 2
 # Of the time that is left, the share that plans may fill.
 _SHARE = 0.95
 
@@ -64,6 +66,9 @@ class Job:
         """Save a checkpoint and rest; False if there was no step left, and the results are written."""
         self.request.requested = reason
         try:
+            if self.is_cold:
+                # Nothing was done that is not saved.
+                return True
             while self.step():
                 pass
             return False
@@ -71,6 +76,12 @@ class Job:
             return True
         finally:
             self.close()
+
+    def drop(self) -> None:
+        """Leave a run that an error has ended; its memory is free when nothing of it is under way any more."""
+        if self.stream is not None:
+            self.stream.synchronize()
+        self.close()
 
     @property
     def images(self) -> int:
@@ -102,7 +113,7 @@ class Waiting(NamedTuple):
 
     Attributes:
         name: Its name.
-        open: Makes the run; None if another process is at it.
+        open: Makes the run; None if another process has it.
     """
     name: str
     open: Callable[[], Optional[Job]]
@@ -114,6 +125,7 @@ class Speed:
     def __init__(self) -> None:
         self.macs_per_second: Optional[float] = None
         self.images_per_second = 0.
+        self.jobs = 0
         self.restart()
 
     def restart(self) -> None:
@@ -125,12 +137,13 @@ class Speed:
         self._macs += job.cost
         self._images += job.images
 
-    def look(self) -> bool:
-        """Measure, if there is enough to measure."""
+    def look(self, jobs: int) -> bool:
+        """Measure, if there is enough to measure, the speed of so many runs."""
         seconds = time.monotonic() - self._since
         if seconds < _LOOK_SECONDS or not self._images:
             return False
         self.macs_per_second, self.images_per_second = self._macs / seconds, self._images / seconds
+        self.jobs = jobs
         return True
 
 
@@ -146,7 +159,8 @@ class Pool:
         report: Takes lines that say how far all are.
 
     Attributes:
-        waiting: After `run`, those that are left.
+        waiting: Those that have not begun, or rest.
+        elsewhere: Those that another process had when their turn came.
         failed: The error of each run that could not go on, by name.
     """
 
@@ -161,9 +175,10 @@ class Pool:
         on_gpu = torch.device(device).type == 'cuda'
         # One for each place, so that no two runs ever share one.
         self.streams = [torch.cuda.Stream(device) if on_gpu else None for _ in range(together)]
+        # By place, in the order in which they began.
         self.jobs: Dict[int, Job] = {}
+        self.elsewhere: List[Waiting] = []
         self.speed = Speed()
-        self._next: Optional[Job] = None
 
     def run(self) -> None:
         """Train.
@@ -171,24 +186,30 @@ class Pool:
         Raises:
             OSError: A file cannot be written: all runs rest at the last checkpoint that could be.
         """
-        reported = time.monotonic()
         try:
-            self._fill()
-            while self.jobs and not self.interrupt.requested and not self._is_late():
-                self._turn()
-                if self.speed.look():
-                    self._trim()
-                    if time.monotonic() - reported >= _REPORT_SECONDS:
-                        reported = time.monotonic()
-                        self.report(self._progress())
+            self._run()
+            if self.elsewhere and not self.interrupt.requested and not self._is_late():
+                # What another process had may rest by now.
+                self.waiting, self.elsewhere = [*self.waiting, *self.elsewhere], []
+                self._run()
         finally:
-            if self._next is not None:
-                self._next.close()
-            for place in sorted(self.jobs, reverse=True):
+            for place in reversed(list(self.jobs)):
                 try:
                     self._rest(place, self.interrupt.requested or 'time')
                 except OSError as error:
                     self.report(f'error: {error}')
+
+    def _run(self) -> None:
+        """Train what waits, until nothing is left that has time."""
+        reported = time.monotonic()
+        self._fill()
+        while self.jobs and not self.interrupt.requested and not self._is_late():
+            self._turn()
+            if self.speed.look(len(self.jobs)):
+                self._trim()
+                if time.monotonic() - reported >= _REPORT_SECONDS:
+                    reported = time.monotonic()
+                    self.report(self._progress())
 
     def _turn(self) -> None:
         """Let each run take a step."""
@@ -201,11 +222,11 @@ class Pool:
                 goes_on = False
             except OSError:
                 del self.jobs[place]
-                job.close()
+                job.drop()
                 raise
             if not goes_on:
                 del self.jobs[place]
-                job.close()
+                job.drop()
                 self.report(f'{job.name}: {self.failed.get(job.name, "has ended")}')
                 self._fill()
             if was_cold or not goes_on:
@@ -219,26 +240,31 @@ class Pool:
             if place in self.jobs:
                 continue
             job = self._open_next()
-            if job is None or not self._fit([*self.jobs.values(), job]):
+            if job is None:
+                return
+            if not self._fit([*self.jobs.values(), job]):
+                job.close()
                 return
             if stream is not None:
                 stream.wait_stream(torch.cuda.current_stream(stream.device))
                 job.stream = stream
-            self.jobs[place], self._next = job, None
-            self.waiting = [waiting for waiting in self.waiting if waiting.name != job.name]
+            self.jobs[place] = job
+            del self.waiting[0]
 
     def _open_next(self) -> Optional[Job]:
-        """The first run that can begin."""
-        while self._next is None and self.waiting:
+        """Open the first run that can begin, which is the first that waits then."""
+        while self.waiting:
             waiting = self.waiting[0]
             try:
-                self._next = waiting.open()
+                job = waiting.open()
+                if job is not None:
+                    return job
+                self.elsewhere.append(waiting)
             except RUN_ERRORS as error:
                 self.failed[waiting.name] = plain_message(error)
                 self.report(f'{waiting.name}: {self.failed[waiting.name]}')
-            if self._next is None:
-                del self.waiting[0]
-        return self._next
+            del self.waiting[0]
+        return None
 
     def _fit(self, jobs: Sequence[Job]) -> bool:
         """Whether runs would end in time, at the speed that was measured last; before, any would."""
@@ -247,7 +273,9 @@ class Pool:
         return self._seconds(jobs) <= _SHARE * (self.ends - time.monotonic())
 
     def _seconds(self, jobs: Sequence[Job]) -> float:
-        return sum(job.left for job in jobs) / self.speed.macs_per_second
+        """Time to the end of all. The longest may be alone at last, when it does not fill a GPU as many do."""
+        left = [job.left for job in jobs]
+        return max(sum(left), max(left) * min(_FILLING, self.speed.jobs)) / self.speed.macs_per_second
 
     def _is_late(self) -> bool:
         return self.ends is not None and time.monotonic() >= self.ends
@@ -255,12 +283,18 @@ class Pool:
     def _trim(self) -> None:
         """Let the last runs rest while not all would end in time; the first goes as far as it can."""
         while len(self.jobs) > 1 and not self._fit(list(self.jobs.values())):
-            self._rest(max(self.jobs), 'time')
+            self._rest(next(reversed(self.jobs)), 'time')
             self.speed.restart()
 
     def _rest(self, place: int, reason: str) -> None:
         job = self.jobs.pop(place)
-        if job.stop(reason):
+        try:
+            rests = job.stop(reason)
+        except RUN_ERRORS as error:
+            self.failed[job.name] = plain_message(error)
+            self.report(f'{job.name}: {self.failed[job.name]}')
+            return
+        if rests:
             self.report(f'{job.name}: rests after {job.trainer.epoch} of {job.trainer.epochs} epochs')
             self.waiting.insert(0, self._runs[job.name])
 

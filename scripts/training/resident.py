@@ -146,14 +146,15 @@ class ResidentSplits:
         key = self._key(args, split, config, how)
         if key not in self._splits:
             self._check_room(len(dataset), config['input_size'])
-            self._splits[key] = self._read(dataset, transform, key[4:])
+            self._splits[key] = self._read(dataset, transform, key[1:])
         return self._splits[key]
 
     @staticmethod
     def _key(
             args: argparse.Namespace, split: str, config: Dict[str, Any], how: Tuple[Any, ...],
     ) -> Tuple[Any, ...]:
-        return args.dataset, args.data_dir, args.class_map, split, tuple(config['input_size']), *how
+        source = (args.dataset, args.data_dir, args.class_map, args.input_key, args.target_key, split)
+        return source, tuple(config['input_size']), *how
 
     def _read(self, dataset: Dataset, transform: Callable, how: Tuple[Any, ...]) -> ResidentImages:
         files = _files_digest(dataset)

@@ -7,9 +7,10 @@ import argparse
 from typing import Any, Dict
 
 import torch
-from timm.data.loader import PrefetchLoader, fast_collate
+from timm.data.loader import fast_collate
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from .prefetched import Prefetched
 from .randomness import seed_of
 
 # timm's names for them.
@@ -117,7 +118,7 @@ class StreamBatches:
 
 def stream_loader(
         args: argparse.Namespace, dataset: IterableDataset, config: Dict[str, Any], batches: StreamBatches = None,
-) -> PrefetchLoader:
+) -> Prefetched:
     """Batches of a stream: those of an epoch of training, or without `batches` all images in order."""
     device = torch.device(args.device)
     dataset.set_loader_cfg(num_workers=args.workers)
@@ -132,6 +133,4 @@ def stream_loader(
         # Workers are made anew for each epoch: their shuffling and augmentation begin with the seeds of the epoch.
         persistent_workers=False,
     )
-    return PrefetchLoader(
-        loader, mean=config['mean'], std=config['std'], channels=config['input_size'][0], device=device,
-    )
+    return Prefetched(loader, config, device)

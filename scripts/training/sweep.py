@@ -18,6 +18,8 @@ import yaml
 from .variants import VARIANTS
 
 _KEYS = {'data': str, 'recipe': str, 'options': dict, 'runs': list}
+# What tells runs apart, or is the command line's.
+_OF_RUNS = {'model', 'variant', 'seed', 'device', 'output', 'experiment', 'config', 'data_dir', 'resume', 'dry_run'}
 _RUN_KEYS = {'models': list, 'variants': list, 'seeds': list, 'recipe': str, 'options': dict}
 
 
@@ -85,6 +87,9 @@ def _expanded(entry: Any, content: Mapping[str, Any], path: Path, where: str) ->
     if not recipe.is_file():
         raise FileNotFoundError(f'{where}: there is no recipe {recipe}.')
     options = {**content.get('options', {}), **entry.get('options', {})}
+    own = sorted(_OF_RUNS & {str(name).replace('-', '_') for name in options})
+    if own:
+        raise ValueError(f'{where}: {", ".join(own)} cannot be options, since runs or the command line have their own.')
     for model in entry['models']:
         _check_known(model, timm.list_models('*dit_*'), 'model', where)
         for seed in entry['seeds']:

@@ -16,6 +16,7 @@ from .captured import create_steps, why_uncaptured
 from .checkpoint import describe, list_checkpoints, load_checkpoint, save_checkpoint
 from .data import check_classes, class_names, data_config, held_out_name, hold_out, open_split
 from .engine import evaluate, lacks_bfloat16
+from .environment import note_environment
 from .images import unreadable
 from .interrupt import Interrupt, Interrupted, StopRequest
 from .loaders import Batches, eval_loader, train_loader
@@ -76,6 +77,10 @@ class Trainer:
         if self.val_set is not None:
             val_split = args.train_split if args.val_fraction else args.val_split
             self.val_batches = self._eval_batches(self.val_set, val_split, self.val_indices)
+        # Now, so that images that cannot be read are known before all is trained.
+        self.test_batches = None
+        if self.test_set is not None:
+            self.test_batches = self._eval_batches(self.test_set, args.test_split)
         self.uncaptured = why_uncaptured(args, processes.world_size)
         self.steps, self.epochs = create_steps(
             args, self._wrapped(), self.model, self.sampler.batches, processes.rank, self.uncaptured,
@@ -254,7 +259,10 @@ class Trainer:
         Yields:
             After each step.
         """
-        self.logs = Logs(folder, self.args) if self.processes.is_first else None
+        self.logs = None
+        if self.processes.is_first:
+            self.logs = Logs(folder, self.args)
+            note_environment(folder, self.args.device, self.processes.world_size, self.data_digest)
         try:
             # Before the first step, so that a folder or disk that takes no checkpoint is known at once.
             self.save(folder)
@@ -285,12 +293,14 @@ class Trainer:
         ends = self.epoch + 1 == self.epochs or request.requested
         saves = ends or time.monotonic() - self.saved_at >= self.args.checkpoint_seconds
         if not self.args.val_fraction:
-            self.best, improved = _Best(self.epoch, metrics.get('top1', math.nan)), saves
+            self.best, keeps = _Best(self.epoch, metrics.get('top1', math.nan)), saves
         else:
-            improved = self.best is None or metrics['top1'] > self.best.top1
-            if improved:
+            keeps = self.best is None or metrics['top1'] > self.best.top1
+            # Weights that are kept and the checkpoint that says of which epoch they are belong together.
+            saves = saves or keeps
+            if keeps:
                 self.best = _Best(self.epoch, metrics['top1'])
-        if improved:
+        if keeps:
             self._save_weights(folder)
         self.epoch, self.batch, self.loss_sum, self.seconds = self.epoch + 1, 0, 0., 0.
         if saves:
@@ -384,8 +394,8 @@ class Trainer:
             self.processes.wait()
             model = self._evaluated()
             load_weights(model, read_weights(folder / 'model.safetensors'), folder)
-            loader = self._eval_batches(self.test_set, self.args.test_split)
-            metrics = evaluate(model, loader, self.args, f'test on {self.args.test_split}', show=self.show)
+            title = f'test on {self.args.test_split}'
+            metrics = evaluate(model, self.test_batches, self.args, title, show=self.show)
             results.append({
                 'split': self.args.test_split, 'images': size_of(self.test_set), **kept, **metrics,
             })

@@ -14,7 +14,7 @@ Row = Dict[str, str]
 COLUMNS = (
     'run', 'model', 'variant', 'tag', 'data', 'split', 'images', 'seed', 'epochs', 'epoch', 'chosen', 'recipe',
     'recipe_sha256', 'options', 'images_sha256', 'precision', 'device', 'threads', 'torch', 'timm', 'parameters',
-    'top1', 'top5', 'loss', 'train_seconds', 'log',
+    'top1', 'top5', 'loss', 'log',
 )
 # Of a trained Dit network: what is left of it with A = 0.
 REMOVED = 'removed'

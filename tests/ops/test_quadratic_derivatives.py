@@ -106,7 +106,7 @@ def test_nested_vmap(backend):
 
 
 @each
-@pytest.mark.parametrize('size', [1e-7, 1., 1e7])
+@pytest.mark.parametrize('size', [1e-30, 1e-7, 1., 1e7, 1e30])
 def test_tangents_of_any_size(backend, size):
     # Through a form of x + v, the smaller of the two would drown.
     x, weight, v = random((6, 5), (3, 5, 5), (6, 5))

@@ -226,6 +226,7 @@ def test_what_has_changed_since_is_said(call, write_sweep, greys, tmp_path, caps
     ({'runs': [3]}, ['entry 1', 'holds 3']),
     ({'recipe': 'none.yaml'}, ['no recipe', 'none.yaml']),
     ({'rubns': []}, ["unknown key 'rubns'", 'runs']),
+    ({'options': {'seed': 3, 'lr': 0.1}}, ['seed cannot be options']),
 ])
 def test_files_that_are_wrong(write_sweep, call, capsys, change, fragments):
     assert call(path=write_sweep(**{'runs': RUNS, **change})) == 1
@@ -270,6 +271,9 @@ class FakeJob:
     def close(self):
         pass
 
+    def drop(self):
+        pass
+
     def describe(self):
         return self.name
 
@@ -286,6 +290,8 @@ class FakeJob:
     # Nor does one fit: it goes as far as it may.
     (20, 2, '', 'ba', 'abcd'),
     (130, 1, 'abc', '', 'd'),
+    # The first two have ended when c is alone: no more than half as fast as both were, it is thought.
+    (125, 2, 'ab', '', 'cd'),
 ])
 def test_whole_runs_are_planned_for_the_time(monkeypatch, seconds, together, ended, rested, left):
     clock, log = [0.], []
@@ -326,3 +332,52 @@ def test_a_job_that_is_stopped_has_saved(tmp_path):
     job = pool.Job('long', Long(), tmp_path, 1., lambda: closed.append(True))
     assert job.step() and job.step() and job.stop('time') and closed
     assert torch.get_num_threads()
+
+
+def test_a_run_that_another_process_lets_go_is_taken_up(monkeypatch):
+    clock, log, held = [0.], [], {'b'}
+
+    def opening(name):
+        if name in held:
+            held.discard(name)
+            return None
+        return FakeJob(name, 5, log, clock)
+
+    ours = pool.Pool(
+        [pool.Waiting(name, lambda name=name: opening(name)) for name in 'abc'], 1, None, StopRequest(), 'cpu',
+        lambda line: None,
+    )
+    ours.run()
+    assert ''.join(name for name, what in log if what == 'ended') == 'acb'
+
+
+def test_a_run_that_diverged_is_found_out_when_it_rests(monkeypatch):
+    clock, log = [0.], []
+    monkeypatch.setattr(pool.time, 'monotonic', lambda: clock[0])
+
+    class Diverged(FakeJob):
+        def stop(self, reason):
+            raise FloatingPointError('the loss is not finite')
+
+    waiting = [
+        pool.Waiting('a', lambda: FakeJob('a', 40, log, clock)),
+        pool.Waiting('b', lambda: Diverged('b', 40, log, clock)),
+    ]
+    ours = pool.Pool(waiting, 2, 10, StopRequest(), 'cpu', lambda line: None)
+    ours.run()
+    assert ours.failed == {'b': 'the loss is not finite'} and [run.name for run in ours.waiting] == ['a']
+
+
+def test_a_job_that_took_no_step_has_nothing_to_save(tmp_path):
+    class Untouched:
+        def train(self, folder, request):
+            pytest.fail('a step only to stop')
+            yield
+
+    closed = []
+    assert pool.Job('cold', Untouched(), tmp_path, 1., lambda: closed.append(True)).stop('SIGINT') and closed
+
+
+def test_what_one_process_can_have_once_is_refused(call, write_sweep, capsys):
+    assert call(path=write_sweep(options={'log_wandb': True})) == 1
+    assert '--log-wandb has one run' in capsys.readouterr().err
