@@ -1,8 +1,23 @@
 """Which precision the quadratic form computes in."""
 
+from pathlib import Path
+from typing import Set
+
 import torch
 
-_CPU_CAPABILITIES = {name for name, present in torch.cpu.get_capabilities().items() if present is True}
+
+def _cpu_capabilities() -> Set[str]:
+    """Names of the instruction sets of this CPU, as far as they can be known."""
+    if hasattr(torch.cpu, 'get_capabilities'):
+        return {name for name, present in torch.cpu.get_capabilities().items() if present is True}
+    # Older releases of torch do not say; Linux does, by the same names.
+    cpuinfo = Path('/proc/cpuinfo')
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    flags = next((line for line in lines if line.startswith(('flags', 'Features'))), '')
+    return set(flags.partition(':')[2].split())
+
+
+_CPU_CAPABILITIES = _cpu_capabilities()
 # Instructions of x86, tiles of x86, instructions of Arm.
 _BFLOAT16_UNITS = {'avx512_bf16', 'amx_bf16', 'bf16'}
 

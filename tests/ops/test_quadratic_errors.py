@@ -1,10 +1,12 @@
 """Wrong arguments: the message names the argument, what came, and what was expected."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from dit_timm import available_backends, quadratic_form
-from dit_timm.ops import dispatch, native_backend, triton_backend
+from dit_timm.ops import dispatch, dtypes, native_backend, triton_backend
 
 
 def check(error, fragments, x, weight, **kwargs):
@@ -113,3 +115,10 @@ def test_gpus_have_the_triton_kernels_or_the_chunked_form(monkeypatch):
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])
 def test_cpus_have_the_compiled_kernels_first_in_every_precision(dtype):
     assert available_backends('cpu', dtype)[0] == 'native'
+
+
+@pytest.mark.skipif(not Path('/proc/cpuinfo').exists(), reason='only Linux says what a CPU can do')
+def test_torch_that_does_not_know_the_cpu(monkeypatch):
+    known = dtypes._cpu_capabilities()
+    monkeypatch.delattr(torch.cpu, 'get_capabilities', raising=False)
+    assert dtypes._cpu_capabilities() & dtypes._BFLOAT16_UNITS == known & dtypes._BFLOAT16_UNITS

@@ -1,5 +1,7 @@
 """Images on the device: what batches hold, what is kept on the disk, what is refused."""
 
+import os
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -8,7 +10,8 @@ import pytest
 import torch
 import train
 from PIL import Image
-from training import resident
+from training import resident, steps
+from training.checkpoint import list_checkpoints
 from training.data import data_config, open_split
 from training.loaders import eval_loader, train_loader
 from training.model import build_model
@@ -195,3 +198,33 @@ def test_a_run_on_images_that_changed_does_not_go_on(options, greys, tmp_path, c
     Image.new('RGB', (32, 32)).save(greys / 'train' / 'class0' / 'new.png')
     with pytest.raises(SystemExit, match='other images'):
         train.main(['--resume', str(tmp_path / 'run')])
+
+
+def test_erasing_and_mixup_follow_and_a_run_goes_on_in_the_middle_of_an_epoch(greys, tmp_path, monkeypatch):
+    words = [
+        '--data-dir', str(greys), '--data-on-device', '--data-cache', str(tmp_path / 'cache'), *SMALL, '--epochs', '2',
+        '--output', str(tmp_path), '--warmup-epochs', '0', '--crop-padding', '2', '--device', 'cpu', '--lr', '0.01',
+    ]
+    mixed = ['--mixup', '0.5', '--cutmix', '1', '--reprob', '0.5']
+
+    def weights(name, *more):
+        train.main([*words, '--experiment', name, *more])
+        return (tmp_path / name / 'model.safetensors').read_bytes()
+
+    whole = weights('whole', *mixed)
+    assert whole != weights('bare')
+    step, calls = steps.Steps.step, []
+
+    def stepping(self, *args):
+        calls.append(1)
+        if len(calls) == 6:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return step(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(steps.Steps, 'step', stepping)
+        with pytest.raises(SystemExit):
+            weights('stopped', *mixed)
+    assert list_checkpoints(tmp_path / 'stopped')[-1].name == '000001-00000002'
+    train.main(['--resume', str(tmp_path / 'stopped')])
+    assert (tmp_path / 'stopped' / 'model.safetensors').read_bytes() == whole
