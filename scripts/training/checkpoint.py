@@ -16,6 +16,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional
@@ -25,6 +26,8 @@ import torch
 from dit_timm.models.weight_files import DamagedFile, read_weights, sync_folder, weights_bytes, write_file
 
 _FOLDER, _UNFINISHED, _MANIFEST = 'checkpoints', 'unfinished', 'files.json'
+# Epochs and batches; see `save_checkpoint`.
+_NAME = re.compile(r'\d{6,}-\d{8,}')
 _KEPT = 2
 
 
@@ -88,7 +91,8 @@ def save_checkpoint(
 def list_checkpoints(run: Path) -> List[Path]:
     """The checkpoints of a run, the last one last."""
     folder = run / _FOLDER
-    return sorted(path for path in folder.iterdir() if path.name != _UNFINISHED) if folder.is_dir() else []
+    # Whatever else lies there (.DS_Store, Thumbs.db, @eaDir) was put there by no run.
+    return sorted(path for path in folder.iterdir() if _NAME.fullmatch(path.name)) if folder.is_dir() else []
 
 
 def load_checkpoint(run: Path) -> Checkpoint:

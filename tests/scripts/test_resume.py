@@ -8,6 +8,7 @@ import os
 import pickle
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -106,6 +107,20 @@ def test_a_signal_saves_and_says_how_to_go_on(image_folder, capsys, monkeypatch,
     # What the epoch had taken before counts.
     with (folder / 'summary.csv').open() as file:
         assert 1000 < float(list(csv.DictReader(file))[1]['seconds']) < 2000
+
+
+def test_what_lies_beside_checkpoints_is_none(image_folder):
+    whole = run(image_folder, 'whole')
+    folder = run(image_folder, 'other', '--epochs', '3')
+    last = list_checkpoints(folder)[-1]
+    (last.parent / '.DS_Store').write_bytes(b'')
+    (last.parent / 'Thumbs.db').write_bytes(b'')
+    (last.parent / '@eaDir').mkdir()
+    assert list_checkpoints(folder)[-1] == last
+    shutil.rmtree(last)
+    train.main(['--resume', str(folder)])
+    assert_same_end(folder, whole)
+    assert (last.parent / 'Thumbs.db').exists()
 
 
 def test_the_number_of_workers_does_not_matter(image_folder):
