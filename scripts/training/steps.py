@@ -58,6 +58,8 @@ class Steps:
         self.args, self.rank = args, rank
         self.device = torch.device(args.device)
         self.updates = 0
+        # Such as AdaHessian, which differentiates the gradients.
+        self.second_order = getattr(optimizer, 'is_second_order', False)
         self.mixup = create_mixup(args, bare.num_classes)
         self.loss_fn = create_loss(args, self.mixup is not None)
         self.erasing = RandomErasing(
@@ -129,11 +131,11 @@ class Steps:
         if self.scaler is not None:
             self.scaler(
                 loss, self.optimizer, clip_grad=args.clip_grad, clip_mode=args.clip_mode, parameters=parameters,
-                need_update=updates,
+                need_update=updates, create_graph=self.second_order,
             )
             return
         with widened(args, args.torchcompile):
-            loss.backward()
+            loss.backward(create_graph=self.second_order)
         if updates:
             if args.clip_grad is not None:
                 dispatch_clip_grad(parameters, args.clip_grad, mode=args.clip_mode)

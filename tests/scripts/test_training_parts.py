@@ -76,6 +76,14 @@ def test_weight_decay_is_timms_or_on_everything():
         assert decayed == expected
 
 
+def test_an_optimizer_of_second_order_gets_what_it_differentiates(image_folder):
+    options = ['--model', 'dit_resnet20', '--opt', 'adahessian', '--grad-accum-steps', '2', '--batch-size', '6']
+    weights = load_file(run(image_folder, *options) / 'model.safetensors')
+    begun = timm.create_model('dit_resnet20', num_classes=3).state_dict()
+    assert all(torch.isfinite(value).all() for value in weights.values())
+    assert weights['layer2.0.quadratic.weight'].abs().max() > 0 and weights.keys() == begun.keys()
+
+
 def test_timms_optimizers_do_not_decay_the_norm_in_front():
     model = timm.create_model('dit_resnet20')
     optimizer = create_optimizer_v2(model, opt='sgd', lr=0.1, weight_decay=0.1)
