@@ -24,8 +24,12 @@ def quadratic_form_portable(x: torch.Tensor, weight: torch.Tensor, block: int = 
         x = x.float()
         weight = weight.float()
     # Upper triangle of the folded weights: of each pair only the half with i <= j is multiplied, up to a block.
-    folded = weight.triu() + weight.transpose(1, 2).triu(1)
+    # Not by triu, which ONNX has from opset 14 on.
     channels = weight.shape[1]
+    channel = torch.arange(channels, device=x.device)
+    zero = torch.zeros([], dtype=weight.dtype, device=weight.device)
+    folded = torch.where(channel.unsqueeze(1) <= channel, weight, zero)
+    folded = folded + torch.where(channel.unsqueeze(1) < channel, weight.transpose(1, 2), zero)
     output = torch.zeros([x.shape[0], weight.shape[0]], dtype=x.dtype, device=x.device)
     for start in range(0, channels, block):
         stop = min(start + block, channels)

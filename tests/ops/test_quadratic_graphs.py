@@ -158,6 +158,23 @@ def test_onnx(tmp_path):
         torch.testing.assert_close(torch.from_numpy(output), formula(x, module.weight.detach()), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.filterwarnings('ignore')
+@pytest.mark.parametrize('opset', [11, 12, 13, 17])
+def test_onnx_through_torchscript(tmp_path, opset):
+    onnxruntime = pytest.importorskip('onnxruntime', reason='the extra "onnx" is not installed')
+    module = Quadratic(4, 19).eval()
+    path = str(tmp_path / 'quadratic.onnx')
+    torch.onnx.export(
+        module, (torch.randn(2, 3, 19),), path, dynamo=False, opset_version=opset, input_names=['x'],
+        dynamic_axes={'x': {0: 'batch'}},
+    )
+    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    for batch in (1, 5):
+        x = torch.randn(batch, 3, 19)
+        output, = session.run(None, {'x': x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(output), formula(x, module.weight.detach()), rtol=1e-4, atol=1e-4)
+
+
 def operators(backend):
     name = f'quadratic_{backend}'
     return [getattr(torch.ops.dit_timm, part).default for part in (name, f'{name}_grad_x', f'{name}_grad_weight')]
