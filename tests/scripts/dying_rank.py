@@ -3,7 +3,7 @@
 import os
 
 import train
-from training.trainer import Steps
+from training.steps import Steps
 
 step, calls = Steps.step, []
 
