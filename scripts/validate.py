@@ -23,7 +23,7 @@ from training.config import Parser
 from training.confusion import Confusion
 from training.data import class_names, data_config, open_evaluated
 from training.engine import evaluate, summary_line
-from training.images import UnreadableImage, plain_message, unreadable
+from training.images import UnreadableImage, plain_message, readable
 from training.labels import SomeClasses, read_valid_labels
 from training.loaders import eval_loader
 from training.logs import write_csv
@@ -105,9 +105,7 @@ def validate(args: argparse.Namespace) -> Dict[str, Any]:
     """Evaluate one network, and write what the options ask for; returns its row of results, as timm's."""
     dataset, indices = open_evaluated(args)
     if args.skip_bad_images:
-        indices = range(len(dataset)) if indices is None else indices
-        bad = set(unreadable(dataset, indices, args.workers))
-        indices = [index for index in indices if index not in bad]
+        indices, bad = readable(dataset, indices, args.workers)
         print(f'images that cannot be read and are left out: {len(bad)}')
     classes = class_names(dataset)
     valid = read_valid_labels(args.valid_labels) if args.valid_labels else None

@@ -115,9 +115,13 @@ class _Check(Dataset):
         return True
 
 
-def unreadable(dataset: Dataset, indices: Optional[Sequence[int]], workers: int) -> List[int]:
-    """Read every image of a data set that has no transform yet; returns the indices of those that cannot be."""
+def readable(dataset: Dataset, indices: Optional[Sequence[int]], workers: int) -> Tuple[List[int], List[int]]:
+    """Read every image of a data set that has no transform yet, or those of some indices.
+
+    Returns:
+        The indices of those that can be read, and of those that cannot.
+    """
     images = Images(dataset, indices)
     loader = DataLoader(_Check(images), batch_size=64, num_workers=workers, collate_fn=list)
-    readable = np.array([good for batch in loader for good in batch], dtype=bool)
-    return [images.indices[int(number)] for number in np.flatnonzero(~readable)]
+    are_good = np.array([good for batch in loader for good in batch], dtype=bool)
+    return tuple([images.indices[int(number)] for number in np.flatnonzero(are_good == kind)] for kind in (True, False))

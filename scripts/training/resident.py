@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from timm.data import ImageDataset, create_transform
 from timm.data.loader import fast_collate
@@ -233,7 +234,7 @@ def _keep(tensors: Dict[str, torch.Tensor], path: Path) -> None:
     try:
         save_file(tensors, unfinished, {'sha256': digest(tensors)})
         os.replace(unfinished, path)
-    except Exception as error:
+    except (OSError, SafetensorError) as error:
         unfinished.unlink(missing_ok=True)
         raise OSError(
             f'the decoded images cannot be kept in {path.parent}: {error}. Name another --data-cache'

@@ -17,7 +17,7 @@ from .checkpoint import describe, list_checkpoints, load_checkpoint, save_checkp
 from .data import check_classes, class_names, data_config, held_out_name, hold_out, open_split
 from .engine import evaluate, lacks_bfloat16
 from .environment import note_environment
-from .images import unreadable
+from .images import readable
 from .interrupt import Interrupt, Interrupted, StopRequest
 from .loaders import Batches, eval_loader, train_loader
 from .logs import Logs, write_csv
@@ -108,9 +108,11 @@ class Trainer:
         args.num_classes = check_classes(self.train_set, self.val_set, args.num_classes)
         self.skipped = 0
         if args.skip_bad_images:
-            self.train_indices = self._readable(self.train_set, self.train_indices)
+            self.train_indices, bad = readable(self.train_set, self.train_indices, args.workers)
+            self.skipped += len(bad)
             if self.val_set is not None:
-                self.val_indices = self._readable(self.val_set, self.val_indices)
+                self.val_indices, bad = readable(self.val_set, self.val_indices, args.workers)
+                self.skipped += len(bad)
         self.test_set = open_split(args, args.test_split) if args.test_split else None
         if self.test_set is not None:
             check_classes(self.train_set, self.test_set, args.num_classes)
@@ -120,12 +122,6 @@ class Trainer:
             self.args, dataset, self.config, indices, self.processes.rank, self.processes.world_size, self.resident,
             split,
         )
-
-    def _readable(self, dataset: Any, indices: Optional[List[int]]) -> List[int]:
-        indices = range(len(dataset)) if indices is None else indices
-        bad = set(unreadable(dataset, indices, self.args.workers))
-        self.skipped += len(bad)
-        return [index for index in indices if index not in bad]
 
     def _wrapped(self) -> nn.Module:
         model = self.model

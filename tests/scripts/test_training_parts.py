@@ -15,7 +15,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from training.checkpoint import list_checkpoints
 from training.data import hold_out, labels, open_split
-from training.images import Images, UnreadableImage, unreadable
+from training.images import Images, UnreadableImage, readable
 from training.loaders import train_loader
 from training.optim import freeze_all_but, is_quadratic, parameter_groups, set_training
 from training.sampler import EpochBatches
@@ -181,7 +181,7 @@ def test_bad_images_are_left_out_and_counted(image_folder, capsys):
 def test_which_images_are_bad(image_folder):
     damage(image_folder / 'train' / 'class1' / '3.png')
     dataset = open_split(train.parse_args(['--data-dir', str(image_folder)]), 'train')
-    bad, = unreadable(dataset, None, workers=0)
+    _, (bad,) = readable(dataset, None, workers=0)
     assert dataset.filename(bad).endswith('class1/3.png')
     with pytest.raises(UnreadableImage, match='class1/3.png'):
         Images(dataset)[0, bad]
