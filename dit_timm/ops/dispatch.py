@@ -24,9 +24,9 @@ class Backend(NamedTuple):
 
 # In order of preference: the automatic choice is the first that is usable for the device and dtype of the inputs.
 _BACKENDS = {
-    # Sums in float32 whatever the dtype. For bfloat16 its kernels take 0.3 to 0.65 of the chunked backend's time on CPUs
-    # with matrix units for bfloat16 too (hub/results/benchmark_cpu_op_bfloat16.csv): they make the products of channels
-    # in registers, and the chunked backend in memory.
+    # Sums in float32 whatever the dtype. For bfloat16 its kernels take a third to two thirds of the chunked backend's
+    # time on CPUs with matrix units for it too (hub/results/benchmark_cpu_op_bfloat16.csv): they make the products of
+    # channels in registers, and the chunked backend in memory.
     'native': Backend(native_backend.quadratic_form_native, native_backend.why_unusable),
     'triton': Backend(triton_backend.quadratic_form_triton, triton_backend.why_unusable),
     'chunked': Backend(quadratic_form_chunked),
