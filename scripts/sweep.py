@@ -38,7 +38,7 @@ from zoo.rows import paired, summary
 from dit_timm.models.costs import count_costs
 from dit_timm.models.weight_files import DamagedFile
 
-# On one H100, small networks gain from each other's gaps up to about here.
+# A guess: small networks leave a large GPU idle between their kernels. scripts/benchmark_sweep.py measures it.
 _TOGETHER_ON_GPU = 10
 _CHECKPOINT_SECONDS = 60.
 
