@@ -4,16 +4,22 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint conformance benchmark-gpu clean
+.PHONY: demo test test-all lint conformance compatibility benchmark-gpu clean
 
-demo: $(VENV)/installed
+demo: $(VENV)/demo-installed
 	$(BIN)/python scripts/train.py
 
+PYTEST = $(BIN)/python -m pytest --numprocesses auto
 test: $(VENV)/installed
-	$(BIN)/python -m pytest --numprocesses auto
+	$(PYTEST) -m 'not slow'
+
+# These too: whole systems, killed runs, the page, a Hub, kernels compiled for GPUs.
+test-all: test
+	$(PYTEST) -m slow
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/python scripts/model_table.py --check
 	$(BIN)/python scripts/benchmark_table.py --check
 	$(BIN)/python scripts/make_tables.py --check
@@ -21,6 +27,14 @@ lint: $(VENV)/installed
 # timm's own tests of its models, run against ours. Needs the package index, for timm's source distribution.
 conformance: $(VENV)/installed
 	$(BIN)/python scripts/conformance.py
+
+# The package with older and newer releases beneath it. A set that the Python at hand is too new for needs another:
+# `make compatibility-oldest PYTHON=python3.10`.
+SETS = oldest middle newest
+COMPATIBILITY_TESTS ?= tests/ops tests/layers tests/models tests/test_registration.py tests/hub/test_checked_loading.py
+compatibility: $(SETS:%=compatibility-%)
+$(SETS:%=compatibility-%): compatibility-%: $(VENV)-%/installed
+	$(VENV)-$*/bin/python -m pytest --numprocesses auto $(COMPATIBILITY_TESTS)
 
 # Every number for a GPU, on one that does nothing else. First the tests that need one.
 BENCHMARK = $(BIN)/python scripts/benchmark.py --device cuda
@@ -37,11 +51,20 @@ benchmark-gpu: $(VENV)/installed
 	$(BENCHMARK) --part scaling --dtype bfloat16 --csv $(RESULTS)_scaling.csv --plot $(RESULTS)_scaling.png
 
 # Made again when the dependencies or the compiled kernels change.
-$(VENV)/installed: pyproject.toml setup.py dit_timm/ops/native_kernels.c dit_timm/ops/native_kernels.h
+SOURCES = pyproject.toml setup.py dit_timm/ops/native_kernels.c dit_timm/ops/native_kernels.h
+$(VENV)/demo-installed: EXTRA = demo
+$(VENV)/installed: EXTRA = dev
+$(VENV)/demo-installed $(VENV)/installed: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRA)]'
+	touch $@
+
+$(SETS:%=$(VENV)-%/installed): $(VENV)-%/installed: tests/compatibility/%.txt $(SOURCES)
+	$(PYTHON) -m venv $(VENV)-$*
+	$(VENV)-$*/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-$*/bin/python -m pip install --quiet --constraint $< --editable '.[test]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist output *.egg-info dit_timm/ops/*.so
+	rm -rf $(VENV) $(SETS:%=$(VENV)-%) build dist output *.egg-info dit_timm/ops/*.so

@@ -6,11 +6,10 @@ import sys
 from pathlib import Path
 from typing import List, Optional, Tuple
 
-import httpx2
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from dit_timm.models.hub_errors import remedy
+from dit_timm.models.hub_errors import ConnectionFailed, TransportFailed, remedy
 from dit_timm.models.weight_files import DamagedFile
 
 from . import __doc__ as _doc
@@ -150,9 +149,9 @@ def main(argv: Optional[List[str]] = None) -> int:
         return _COMMANDS[args.command](args)
     except HfHubHTTPError as error:
         print(f'error: {str(error).strip().splitlines()[0]} {remedy(error)}', file=sys.stderr)
-    except httpx2.ConnectError as error:
+    except ConnectionFailed as error:
         print(f'error: the Hub cannot be reached ({error}). Is there a network?', file=sys.stderr)
-    except httpx2.TransportError as error:
+    except TransportFailed as error:
         print(
             f'error: the connection to the Hub was lost ({error}). What was sent may have arrived: the same push again '
             f'makes no second commit.', file=sys.stderr,

@@ -28,4 +28,16 @@ assert 'site-packages' in dit_timm.__file__, f'not the installed package: {dit_t
 assert dit_timm.__version__ == version('dit-timm')
 assert (files('dit_timm') / 'py.typed').is_file(), 'py.typed is missing from the wheel'
 assert dit_timm.available_backends() == tuple(sys.argv[1:]), dit_timm.available_backends()
+
+# Values and derivatives of every backend, against the formula.
+x, weight, tangent = torch.randn(5, 4), torch.randn(3, 4, 4), torch.randn(5, 4)
+q = torch.einsum('oij,pi,pj->po', weight, x, x)
+of_x = torch.einsum('oij,pi,pj->po', weight + weight.mT, x, tangent)
+for backend in dit_timm.available_backends():
+    values, tangents = torch.func.jvp(lambda x: dit_timm.quadratic_form(x, weight, backend=backend), (x,), (tangent,))
+    torch.testing.assert_close((values, tangents), (q, of_x), rtol=1e-4, atol=1e-4)
+    gradient = torch.func.grad(lambda x: dit_timm.quadratic_form(x, weight, backend=backend).square().sum())(x)
+    expected = torch.einsum('po,oij,pj->pi', 2 * q, weight + weight.mT, x)
+    torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-3)
+
 print(f'dit_timm {dit_timm.__version__}, timm {timm.__version__}, torch {torch.__version__}: installed and registered')

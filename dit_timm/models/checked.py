@@ -12,7 +12,6 @@ import re
 from pathlib import Path
 from typing import Any, Dict, NamedTuple, Optional
 
-import httpx2
 import timm
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import (
@@ -25,7 +24,7 @@ from huggingface_hub.errors import (
 from timm.models import get_pretrained_cfg
 from torch import nn
 
-from .hub_errors import remedy
+from .hub_errors import TransportFailed, remedy
 from .weight_files import DamagedFile
 
 _WEIGHTS, _CONFIG = 'model.safetensors', 'config.json'
@@ -155,7 +154,7 @@ def _download(
             f'{name} is neither a name of timm\'s registry nor a repository, OWNER/NAME: {error} A folder of timm\'s '
             f'format loads with timm.create_model(\'local-dir:FOLDER\', pretrained=True).'
         ) from error
-    except (httpx2.TransportError, ValueError) as error:
+    except (TransportFailed, ValueError) as error:
         # A connection that broke, and the client's word for what it cannot do.
         raise NoWeights(f'{name}: {filename} could not be downloaded: {error}. Try again.') from error
     stored = os.path.basename(os.path.realpath(path))
@@ -164,7 +163,7 @@ def _download(
 
 
 def _reason(error: Exception, filename: str) -> str:
-    if isinstance(error, LocalEntryNotFoundError | OfflineModeIsEnabled):
+    if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
         return (
             f'{filename} is not in the cache, and the Hub cannot be reached. Connect once, after which the cached file '
             f'is used offline too, or copy the cache of a machine that has it.'

@@ -18,7 +18,7 @@ from typing import Any, Dict, List, Optional, Set, Tuple, Union
 
 import torch
 import torch.nn.functional as F
-from timm.layers import DropPath, SelectAdaptivePool2d, calculate_drop_path_rates, to_2tuple
+from timm.layers import DropPath, SelectAdaptivePool2d, to_2tuple
 from timm.models import checkpoint_seq, generate_default_cfgs, register_model
 from torch import nn
 
@@ -151,7 +151,8 @@ class DitResNetCifar(nn.Module):
         self.act1 = nn.ReLU()
 
         self.feature_info = []
-        drop_paths = calculate_drop_path_rates(drop_path_rate, [stage_depth] * len(_CHANNELS), stagewise=True)
+        shape = len(_CHANNELS), stage_depth
+        drop_paths = torch.linspace(0, drop_path_rate, shape[0] * shape[1], device='cpu').view(shape).tolist()
         in_chs = _CHANNELS[0]
         for stage, out_chs in enumerate(_CHANNELS):
             reduction = 2 ** stage

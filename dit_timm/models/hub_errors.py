@@ -1,8 +1,16 @@
-"""What to do about a refusal of the Hugging Face Hub, in words."""
+"""What to do about a refusal of the Hugging Face Hub, in words, and what a broken connection to it raises."""
 
+import importlib
 from typing import Optional
 
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+# The client has requests beneath it before version 1, httpx in 1, httpx2 from 2 on: its error is derived from theirs.
+_http = importlib.import_module(HfHubHTTPError.__bases__[0].__module__.partition('.')[0])
+# No connection was made.
+ConnectionFailed = _http.ConnectError if hasattr(_http, 'ConnectError') else _http.ConnectionError
+# No connection was made, or it broke or timed out.
+TransportFailed = _http.TransportError if hasattr(_http, 'TransportError') else _http.RequestException
 
 # The first that fits counts: a gated repository is also one that is not found.
 _REMEDIES = (

@@ -10,6 +10,9 @@ from .chunked import quadratic_form_chunked
 from .portable import quadratic_form_portable
 from .reference import quadratic_form_reference
 
+# torch.compiler says so from torch 2.7 on.
+_is_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)
+
 
 class Backend(NamedTuple):
     """One way to compute the quadratic form.
@@ -56,10 +59,11 @@ def quadratic_form(x: torch.Tensor, weight: torch.Tensor, backend: Optional[str]
 
     Half precision is summed in float32. Its products are float32 too, except where matrix units multiply bfloat16:
     there they are rounded to it. On a GPU, float32 is rounded to TF32 where
-    `torch.backends.cuda.matmul.fp32_precision` is 'tf32', and products of float16 are always.
+    `torch.backends.cuda.matmul.fp32_precision` is 'tf32' (`allow_tf32` before torch 2.9), and products of float16 are
+    always.
 
     Under autocast both inputs are first cast to the autocast dtype, as those of a convolution are. Scripted, traced
-    and exported graphs hold plain torch operators whatever the backend.
+    and exported graphs hold plain torch operators whatever the backend (those of `torch.export` from torch 2.7 on).
 
     Args:
         x: Inputs of shape (..., C), floating point.
@@ -94,7 +98,7 @@ def _quadratic_form(x: torch.Tensor, weight: torch.Tensor, backend: Optional[str
         x, weight = (tensor if tensor.dtype == torch.float64 else tensor.to(dtype) for tensor in (x, weight))
         weight = weight.to(x.dtype)
     compute = _pick(backend, x.device, x.dtype)
-    if torch.compiler.is_exporting() or torch.jit.is_tracing():
+    if _is_exporting() or torch.jit.is_tracing():
         compute = quadratic_form_portable
     flat = x.reshape(-1, x.shape[-1])
     if autocast:

@@ -3,6 +3,7 @@
 Gradients are the same bits each time: no two programs add to one place, and tiles are chosen by shape and dtype alone.
 """
 
+import functools
 import importlib.util
 import os
 from typing import Dict, NamedTuple, Optional, Tuple, Union
@@ -14,6 +15,8 @@ from .operators import register_operators
 _INSTALLED = importlib.util.find_spec('triton') is not None
 # Triton's interpreter runs kernels on the CPU, to test them.
 _INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
+# The release of torch 2.8, the oldest that the tests have run on. The interpreter of 3.1 computes other numbers.
+_LEAST_TRITON = (3, 4)
 # bfloat16 and TF32 in matrix units.
 _LEAST_CAPABILITY = (8, 0)
 # Programs of the gradient of the weights: enough for every multiprocessor of a large GPU to have two. They share
@@ -51,10 +54,13 @@ def why_unusable(device: torch.device, dtype: torch.dtype) -> Optional[str]:
         return 'Triton is not installed: `pip install triton`, where there is a release for the platform.'
     if dtype == torch.float64:
         return 'it sums in float32.'
-    if device.type == 'meta' or device.type == 'cpu' and _INTERPRETED:
-        return None
-    if device.type != 'cuda':
+    if device.type not in ('cuda', 'meta') and not (device.type == 'cpu' and _INTERPRETED):
         return 'it needs a GPU.'
+    if triton_version() < _LEAST_TRITON:
+        expected, found = ('.'.join(map(str, version)) for version in (_LEAST_TRITON, triton_version()))
+        return f'it needs Triton {expected}, which comes with torch 2.8, or later; this is {found}.'
+    if device.type != 'cuda':
+        return None
     capability = _capability(device)
     if capability is None:
         return 'torch finds no GPU (torch.cuda.is_available() is False).'
@@ -66,8 +72,25 @@ def why_unusable(device: torch.device, dtype: torch.dtype) -> Optional[str]:
 
 # Dynamo cannot trace into it.
 @torch.compiler.assume_constant_result
+@functools.cache
+def triton_version() -> Tuple[int, int]:
+    """Major and minor version of the installed Triton."""
+    import triton
+
+    major, minor = triton.__version__.split('.')[:2]
+    return int(major), int(minor)
+
+
+# Dynamo cannot trace into it.
+@torch.compiler.assume_constant_result
 def _capability(device: torch.device) -> Optional[Tuple[int, int]]:
     return torch.cuda.get_device_capability(device) if torch.cuda.is_available() else None
+
+
+def _allows_tf32() -> bool:
+    settings = torch.backends.cuda.matmul
+    # torch before 2.9 has no other name for it.
+    return settings.fp32_precision == 'tf32' if hasattr(settings, 'fp32_precision') else settings.allow_tf32
 
 
 def _operand(x: torch.Tensor) -> Tuple[torch.dtype, str]:
@@ -78,7 +101,7 @@ def _operand(x: torch.Tensor) -> Tuple[torch.dtype, str]:
     """
     if x.dtype == torch.bfloat16:
         return torch.bfloat16, 'ieee'
-    if x.dtype == torch.float16 or torch.backends.cuda.matmul.fp32_precision == 'tf32':
+    if x.dtype == torch.float16 or _allows_tf32():
         return torch.float32, 'tf32'
     return torch.float32, 'ieee'
 

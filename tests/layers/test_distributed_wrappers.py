@@ -8,12 +8,17 @@ import torch.distributed as dist
 from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from dit_timm import DitConv2d
+
+try:
+    from torch.distributed.fsdp import fully_shard
+except ImportError:
+    # Where torch 2.5 has it.
+    from torch.distributed._composable.fsdp import fully_shard
 
 
 class Calls(TorchDispatchMode):

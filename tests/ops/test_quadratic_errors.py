@@ -91,6 +91,9 @@ def test_triton_kernels_say_why_not(monkeypatch):
 
     monkeypatch.setattr(triton_backend, '_INTERPRETED', False)
     assert 'needs a GPU' in reason(device='cpu')
+    monkeypatch.setattr(triton_backend, 'triton_version', lambda: (3, 1))
+    assert 'needs Triton 3.4' in reason() and 'this is 3.1' in reason()
+    monkeypatch.setattr(triton_backend, 'triton_version', lambda: (3, 10))
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     assert 'finds no GPU' in reason()
     monkeypatch.setattr(triton_backend, '_capability', lambda device: (9, 0))
@@ -105,6 +108,7 @@ def test_triton_kernels_say_why_not(monkeypatch):
 
 
 def test_gpus_have_the_triton_kernels_or_the_chunked_form(monkeypatch):
+    monkeypatch.setattr(triton_backend, 'triton_version', lambda: (3, 4))
     monkeypatch.setattr(triton_backend, '_capability', lambda device: (9, 0))
     assert available_backends('cuda') == ('triton', 'chunked', 'reference')
     assert available_backends('cuda', torch.float64) == ('chunked', 'reference')

@@ -1,5 +1,6 @@
 """Graphs: torch.compile, torch.export, TorchScript, ONNX, and torch's own checks of the operators."""
 
+import inspect
 import io
 
 import pytest
@@ -95,6 +96,7 @@ def test_compile_under_autocast():
     torch.testing.assert_close(output.float(), expected, rtol=1e-2, atol=1e-2)
 
 
+@pytest.mark.skipif(not hasattr(torch.compiler, 'is_exporting'), reason='torch says that it exports from 2.7 on')
 def test_export_with_dynamic_batch_holds_no_operator_of_ours():
     module = Quadratic(4, 19).eval()
     program = torch.export.export(
@@ -187,7 +189,9 @@ def test_opcheck_forward(backend, dtype, pixels):
     forward, _, _ = operators(backend)
     x = torch.randn(pixels, 5, dtype=dtype, requires_grad=True)
     weight = torch.randn(3, 5, 5, dtype=dtype, requires_grad=True)
-    torch.library.opcheck(forward, (x, weight), rtol=1e-2, atol=1e-2)
+    # torch before 2.6 chooses the tolerances.
+    known = inspect.signature(torch.library.opcheck).parameters
+    torch.library.opcheck(forward, (x, weight), **({'rtol': 1e-2, 'atol': 1e-2} if 'rtol' in known else {}))
 
 
 @pytest.mark.parametrize('backend', OPERATORS)

@@ -3,7 +3,6 @@
 Their values are held to the formula by the tests of every backend, on the CPU through Triton's interpreter.
 """
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -15,7 +14,7 @@ import torch
 from dit_timm import available_backends, quadratic_form
 from dit_timm.ops import triton_backend
 
-pytestmark = pytest.mark.skipif(importlib.util.find_spec('triton') is None, reason='Triton is not installed')
+pytest.importorskip('triton', minversion='3.4')
 needs_gpu = pytest.mark.skipif(
     not torch.cuda.is_available() or 'triton' not in available_backends('cuda'),
     reason='there is no GPU that runs the kernels',
@@ -122,10 +121,15 @@ def test_splits_of_the_pixels_do_not_change_the_sums(monkeypatch, outputs, parti
 
 
 @pytest.fixture
-def matmul_settings():
-    before = torch.backends.cuda.matmul.fp32_precision
-    yield torch.backends.cuda.matmul
-    torch.backends.cuda.matmul.fp32_precision = before
+def set_tf32():
+    """Sets whether torch rounds float32 to TF32."""
+    settings = torch.backends.cuda.matmul
+    # torch before 2.9 has the second only, later ones refuse to mix them.
+    name, values = ('fp32_precision', ('ieee', 'tf32')) if hasattr(settings, 'fp32_precision') else (
+        'allow_tf32', (False, True))
+    before = getattr(settings, name)
+    yield lambda allowed: setattr(settings, name, values[allowed])
+    setattr(settings, name, before)
 
 
 @pytest.mark.parametrize('outputs, sizes', [
@@ -149,10 +153,10 @@ def test_both_parts_of_a_tile_of_outputs_compute_the_formula(dtype, outputs, tol
         assert ((got.double() - want).abs().max() / want.abs().max()).item() <= tolerance
 
 
-def test_tf32_follows_the_setting_of_torch(matmul_settings):
+def test_tf32_follows_the_setting_of_torch(set_tf32):
     x, half = torch.zeros(1, 1), torch.zeros(1, 1, dtype=torch.float16)
-    for setting, expected in (('ieee', 'ieee'), ('tf32', 'tf32'), ('none', 'ieee')):
-        matmul_settings.fp32_precision = setting
+    for allowed, expected in ((False, 'ieee'), (True, 'tf32'), (False, 'ieee')):
+        set_tf32(allowed)
         assert triton_backend._operand(x) == (torch.float32, expected)
         # The mantissa of float16 fits TF32.
         assert triton_backend._operand(half) == (torch.float32, 'tf32')

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-pytest.importorskip('triton')
+pytest.importorskip('triton', minversion='3.4')
 
 from dit_timm.ops import triton_layouts
 
