@@ -17,7 +17,12 @@ from wrapt import register_post_import_hook
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from .layers import ChannelQuadratic2d as ChannelQuadratic2d, DitConv2d as DitConv2d, add_dendrites as add_dendrites
+    from .layers import (
+        ChannelQuadratic2d as ChannelQuadratic2d,
+        DitConv2d as DitConv2d,
+        add_dendrites as add_dendrites,
+        set_backend as set_backend,
+    )
     from .models.checked import load_pretrained_checked as load_pretrained_checked
     from .ops import available_backends as available_backends, quadratic_form as quadratic_form
 
@@ -29,6 +34,7 @@ _LAZY = {
     'available_backends': '.ops',
     'load_pretrained_checked': '.models.checked',
     'quadratic_form': '.ops',
+    'set_backend': '.layers',
 }
 
 __all__ = ['__version__', 'register', *_LAZY]

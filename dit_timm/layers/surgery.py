@@ -1,4 +1,4 @@
-"""Give any CNN dendrites."""
+"""Give any CNN dendrites, and choose how those of a network are computed."""
 
 import difflib
 import fnmatch
@@ -6,7 +6,9 @@ from typing import Dict, List, Optional, Sequence, Union
 
 from torch import nn
 
+from ..ops import check_backend
 from .dit_conv import Norm, add_dendrite, why_not_dendritic
+from .quadratic import ChannelQuadratic2d
 
 
 def add_dendrites(
@@ -51,6 +53,28 @@ def add_dendrites(
             raise TypeError(f'cannot give a dendrite to {name!r}: {reason}{hint}')
     for module in selected.values():
         add_dendrite(module, quadratic_norm=quadratic_norm, backend=backend)
+    return model
+
+
+def set_backend(model: nn.Module, backend: Optional[str]) -> nn.Module:
+    """Choose how all quadratic terms of a network are computed, in place.
+
+    Args:
+        model: A Dit-CNN.
+        backend: See `dit_timm.ops.quadratic_form`; None for the automatic choice.
+
+    Returns:
+        `model`.
+
+    Raises:
+        ValueError: There is no such backend, or the model has no quadratic term.
+    """
+    check_backend(backend)
+    terms = [module for module in model.modules() if isinstance(module, ChannelQuadratic2d)]
+    if not terms:
+        raise ValueError(f'{type(model).__name__} has no quadratic term whose backend could be set.')
+    for term in terms:
+        term.backend = backend
     return model
 
 
