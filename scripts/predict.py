@@ -26,6 +26,7 @@ from training.engine import autocast
 from training.options import add_input_options, add_model_options
 from training.trained import add_checkpoint_option, load_trained, parse_with_run, read_classes
 
+from dit_timm.images import to_rgb
 from dit_timm.models.ablation import without_quadratic
 from dit_timm.models.weight_files import DamagedFile
 
@@ -96,7 +97,7 @@ def read_image(name: str) -> Image.Image:
     source = io.BytesIO(_download(name)) if _is_url(name) else name
     try:
         with Image.open(source) as image:
-            return image.convert('RGB')
+            return to_rgb(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise OSError(f'{name} cannot be read as an image: {error}') from error
 

@@ -10,6 +10,8 @@ from timm.data import create_dataset, get_img_extensions, resolve_data_config
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
+from .streams import as_opened
+
 # Hugging Face's library has a cache of its own, which --data-dir can replace.
 _CACHED = ('hfds/', 'hfids/')
 # What a split may be called instead, as in timm.
@@ -41,6 +43,8 @@ def open_split(args: argparse.Namespace, split: str, is_training: bool = False) 
             num_samples=args.train_num_samples if is_training else args.val_num_samples,
             input_key=args.input_key,
             target_key=args.target_key,
+            # Left as they are opened, where timm's reader does that; see `as_opened`.
+            input_img_mode='' if as_opened(args.dataset) else 'RGB',
         )
     if args.data_dir:
         root = Path(args.data_dir)
