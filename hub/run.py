@@ -118,7 +118,8 @@ def _weights_path(folder: Path, weights: str) -> Path:
     if weights == KEPT:
         return folder / 'model.safetensors'
     name = {AVERAGED: 'ema.safetensors', PLAIN: 'model.safetensors'}[weights]
-    paths = sorted((folder / 'checkpoints').glob(f'*/{name}'))
+    # Not of what lies beside them, as one that was not written to its end.
+    paths = sorted((folder / 'checkpoints').glob(f'[0-9]*-[0-9]*/{name}'))
     if not paths:
         raise FileNotFoundError(f'{folder} has no checkpoint with {name}; its kept weights are --weights {KEPT}.')
     return paths[-1]

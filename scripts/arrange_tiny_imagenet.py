@@ -1,6 +1,6 @@
 """Arrange Tiny-ImageNet-200 as folders of classes: `python scripts/arrange_tiny_imagenet.py tiny-imagenet-200 DIR`.
 
-As published, the images of a training class lie in a folder `images` of it, which readers of folders take for the
+As published, the images of a training class lie in a folder `images` of it, which timm's own scripts take for the
 class, and the classes of the validation images stand in a text file. DIR gets `train` and `validation` with a folder
 for each class, of links to the files.
 """

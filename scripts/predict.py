@@ -17,15 +17,17 @@ import torch
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
-from timm.data import create_transform, get_img_extensions
+from timm.data import create_transform
 from timm.utils import setup_default_logging
 from torch import nn
 from training.config import Parser, positive_int
 from training.data import data_config
 from training.engine import autocast
+from training.folders import find_files
 from training.options import add_input_options, add_model_options
 from training.trained import add_checkpoint_option, load_trained, parse_with_run, read_classes
 
+from dit_timm.images import to_rgb
 from dit_timm.models.ablation import without_quadratic
 from dit_timm.models.weight_files import DamagedFile
 
@@ -75,11 +77,10 @@ def find_images(names: List[str]) -> List[str]:
     for name in names:
         path = Path(name)
         if path.is_dir():
-            extensions = get_img_extensions()
-            files = sorted(str(file) for file in path.rglob('*') if file.suffix.lower() in extensions)
+            files = find_files(path).images
             if not files:
                 raise OSError(f'{name} holds no image.')
-            found += files
+            found += sorted(str(Path(file)) for file, _ in files)
         elif path.is_file() or _is_url(name):
             found.append(name)
         else:
@@ -96,7 +97,7 @@ def read_image(name: str) -> Image.Image:
     source = io.BytesIO(_download(name)) if _is_url(name) else name
     try:
         with Image.open(source) as image:
-            return image.convert('RGB')
+            return to_rgb(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise OSError(f'{name} cannot be read as an image: {error}') from error
 

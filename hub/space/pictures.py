@@ -5,14 +5,14 @@ from typing import Sequence
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
+
+from dit_timm.images import FORMATS, to_rgb
 
 MOST_BYTES = 20 << 20
 MOST_PIXELS = 50_000_000
 _LIMIT = f'at most {MOST_PIXELS // 10 ** 6} million pixels are taken.'
 _MOST_LENGTH = 20
-# Others go through decoders that were not made for a stranger's files; EPS would be handed to a program.
-_FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP')
 # Small inputs are enlarged to at least this many pixels a side.
 _SHOWN_SIZE = 320
 
@@ -26,17 +26,19 @@ def read_picture(path: Path) -> Image.Image:
 
     Raises:
         UnreadablePicture: It is too large, broken, or no picture.
+        ValueError: Nothing says which of its values is white.
     """
     size = path.stat().st_size
     if size > MOST_BYTES:
         raise UnreadablePicture(f'The file has {size / 2 ** 20:.1f} MiB; at most {MOST_BYTES >> 20} MiB are taken.')
     try:
-        with Image.open(path, formats=_FORMATS) as image:
+        # Others go through decoders that were not made for a stranger's files; EPS would be handed to a program.
+        with Image.open(path, formats=FORMATS) as image:
             # Before it is decoded: a small file can hold a huge picture.
             _check_shape(*image.size)
-            return ImageOps.exif_transpose(image).convert('RGB')
+            return to_rgb(image)
     except Image.UnidentifiedImageError as error:
-        raise UnreadablePicture(f'The file is no picture that can be read ({", ".join(_FORMATS)}).') from error
+        raise UnreadablePicture(f'The file is no picture that can be read ({", ".join(FORMATS)}).') from error
     except Image.DecompressionBombError as error:
         raise UnreadablePicture(f'The picture is huge; {_LIMIT}') from error
     except (OSError, SyntaxError) as error:

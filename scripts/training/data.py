@@ -6,9 +6,12 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 from sklearn.model_selection import train_test_split
-from timm.data import create_dataset, get_img_extensions, resolve_data_config
+from timm.data import create_dataset, resolve_data_config
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
+
+from .folders import open_folder
+from .streams import as_opened
 
 # Hugging Face's library has a cache of its own, which --data-dir can replace.
 _CACHED = ('hfds/', 'hfids/')
@@ -41,6 +44,8 @@ def open_split(args: argparse.Namespace, split: str, is_training: bool = False) 
             num_samples=args.train_num_samples if is_training else args.val_num_samples,
             input_key=args.input_key,
             target_key=args.target_key,
+            # Left as they are opened, where timm's reader does that; see `as_opened`.
+            input_img_mode='' if as_opened(args.dataset) else 'RGB',
         )
     if args.data_dir:
         root = Path(args.data_dir)
@@ -49,10 +54,7 @@ def open_split(args: argparse.Namespace, split: str, is_training: bool = False) 
         root = digits_folder()
     # timm takes the whole folder where it finds no split: the path of the split is found here.
     path = _find_split(root, split)
-    check_folders(path)
-    return create_dataset(
-        '', root=str(path), search_split=False, is_training=is_training, class_map=args.class_map or None,
-    )
+    return open_folder(path, args.class_map)
 
 
 def _find_split(root: Path, split: str) -> Path:
@@ -60,7 +62,7 @@ def _find_split(root: Path, split: str) -> Path:
         raise FileNotFoundError(f'--data-dir {root} is not a folder.')
     for name in (split, *_SYNONYMS.get(split, ())):
         for path in (root / f'{name}.tar', root / name):
-            if path.exists():
+            if path.is_dir() or path.suffix == '.tar' and path.is_file():
                 return path
     found = sorted(path.name for path in root.iterdir())
     raise FileNotFoundError(
@@ -143,23 +145,6 @@ def check_classes(train_set: Dataset, other: Optional[Dataset], num_classes: Opt
             f'as absent.'
         )
     return num_classes or len(classes)
-
-
-def check_folders(root: Path) -> None:
-    """Refuse a folder of a split in which a class has no image.
-
-    Raises:
-        ValueError: It names the folders.
-    """
-    if not root.is_dir():
-        return
-    extensions = tuple(get_img_extensions())
-    empty = [
-        str(folder) for folder in sorted(root.iterdir())
-        if folder.is_dir() and not any(path.suffix.lower() in extensions for path in folder.rglob('*'))
-    ]
-    if empty:
-        raise ValueError(f'Folders of classes without an image: {", ".join(empty[:10])}. Fill or remove them.')
 
 
 def data_config(args: argparse.Namespace, model: nn.Module, use_test_size: bool = False) -> Dict[str, Any]:

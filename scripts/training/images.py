@@ -1,5 +1,6 @@
 """Images one by one: an image that cannot be read has a name, and augmentation depends on the image alone."""
 
+import tarfile
 import warnings
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -8,10 +9,12 @@ from PIL import Image
 from timm.data import ImageDataset
 from torch.utils.data import DataLoader, Dataset
 
+from dit_timm.images import to_rgb
+
 from .randomness import seed_cpu
 
 # What Pillow and the readers of archives raise for what is no image, or half of one.
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, tarfile.TarError)
 
 
 class UnreadableImage(Exception):
@@ -81,7 +84,7 @@ class Images(Dataset):
         try:
             file, target = self.dataset.reader[index]
             with Image.open(file) as opened:
-                return opened.convert('RGB'), -1 if target is None else target
+                return to_rgb(opened), -1 if target is None else target
         except _UNREADABLE as error:
             raise UnreadableImage(
                 f'{self.filename(index)} cannot be read: {error}. Mend or remove it, or leave out all such images with '

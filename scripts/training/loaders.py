@@ -9,6 +9,8 @@ from timm.data.loader import fast_collate
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 from torchvision.transforms import Compose, RandomCrop
 
+from dit_timm.images import to_rgb
+
 from .images import Images
 from .prefetched import Prefetched
 from .resident import ResidentEvalBatches, ResidentSplits, ResidentTrainBatches, check_augmentation
@@ -72,6 +74,7 @@ def train_loader(
         crop = RandomCrop(config['input_size'][-2:], padding=args.crop_padding)
         dataset.transform = Compose([crop, dataset.transform])
     if is_stream(args.dataset):
+        dataset.transform = Compose([to_rgb, dataset.transform])
         check_shards(dataset, args.workers, world_size)
         check_labels(dataset, args.num_classes)
         batches = StreamBatches(dataset, args.batch_size, args.seed, args.workers, rank)
@@ -119,6 +122,7 @@ def eval_loader(
         use_prefetcher=True,
     )
     if is_stream(args.dataset):
+        dataset.transform = Compose([to_rgb, dataset.transform])
         read_whole(dataset)
         if args.num_classes is not None:
             check_labels(dataset, args.num_classes)

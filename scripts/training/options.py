@@ -11,6 +11,13 @@ from .config import fraction, positive_int
 from .variants import DIT, VARIANTS
 
 
+class _NoAction(argparse.BooleanOptionalAction):
+    """A switch whose own name begins with `--no-`, which argparse takes for the negation of another."""
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        setattr(namespace, self.dest, option_string == self.option_strings[0])
+
+
 def add_data_options(parser: argparse.ArgumentParser) -> None:
     """Options that say which images are read."""
     group = parser.add_argument_group('data')
@@ -165,7 +172,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     )
 
     group = parser.add_argument_group('augmentation')
-    group.add_argument('--no-aug', action=argparse.BooleanOptionalAction, default=False)
+    group.add_argument('--no-aug', action=_NoAction, default=False)
     group.add_argument('--train-crop-mode')
     group.add_argument(
         '--crop-padding', type=int, default=0, metavar='PIXELS',

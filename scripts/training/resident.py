@@ -2,7 +2,7 @@
 
 A GPU trains a network for 32x32 pixels on tens of thousands of images a second, more than many cores decode. So the
 pixels of a split are kept on the device as they are after decoding, uint8, and in a file on the disk, whose name is a
-digest of the images: a split that has not changed is not decoded again.
+digest of the images and of how they are decoded: a split that has not changed is not decoded again.
 """
 
 import argparse
@@ -32,6 +32,8 @@ _logger = logging.getLogger(__name__)
 # Apart from the seeds of orders, see `sampler`.
 _AUGMENTATION = 1 << 21
 _DECODED_TOGETHER = 256
+# A part of the names of the files on the disk. It changes when what `Images` makes of an image file does.
+_DECODING = 'upright, 16-bit grey as 8 bits'
 
 
 class ResidentImages(NamedTuple):
@@ -159,7 +161,7 @@ class ResidentSplits:
 
     def _read(self, dataset: Dataset, transform: Callable, how: Tuple[Any, ...]) -> ResidentImages:
         files = _files_digest(dataset)
-        path = files and self.cache / f'{hashlib.sha256(f"{files} {how}".encode()).hexdigest()}.safetensors'
+        path = files and self.cache / f'{hashlib.sha256(f"{files} {how} {_DECODING}".encode()).hexdigest()}.safetensors'
         tensors = _cached(path) if path else None
         if tensors is None:
             tensors = _decode(dataset, transform)

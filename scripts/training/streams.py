@@ -24,6 +24,11 @@ def is_stream(dataset: str) -> bool:
     return dataset.partition('/')[0].lower() in _PREFIXES
 
 
+def as_opened(dataset: str) -> bool:
+    """Whether timm's reader of a stream can give images as Pillow opens them, before they are turned upright."""
+    return is_stream(dataset) and not dataset.lower().startswith('tfds/')
+
+
 def size_of(dataset: Dataset) -> int:
     """Images of a data set; the length of a stream is what the workers of one process get of it."""
     return dataset.reader.num_samples if isinstance(dataset, IterableDataset) else len(dataset)

@@ -16,7 +16,7 @@ from training.environment import environment
 from dit_timm.models.weight_files import weights_bytes
 from hub import __main__ as command_line, card
 from hub.export import LicenceError, export
-from hub.run import read_run
+from hub.run import load_model, read_run
 
 FILES = ['README.md', 'args.yaml', 'config.json', 'golden.safetensors', 'model.safetensors']
 
@@ -37,6 +37,16 @@ def test_an_export_is_what_the_run_evaluated(exported, trained_run):
     # Nothing says where on its machine the run was.
     for path in exported.iterdir():
         assert str(trained_run.parent).encode() not in path.read_bytes()
+
+
+def test_weights_come_from_whole_checkpoints_only(trained_run, tmp_path):
+    shutil.copytree(trained_run, tmp_path / 'run')
+    expected = load_model(read_run(trained_run), 'ema').state_dict()
+    for name in ('unfinished', '@eaDir'):
+        (tmp_path / 'run' / 'checkpoints' / name).mkdir()
+        (tmp_path / 'run' / 'checkpoints' / name / 'ema.safetensors').write_bytes(b'half of the weights')
+    found = load_model(read_run(tmp_path / 'run'), 'ema').state_dict()
+    assert all(torch.equal(value, expected[key]) for key, value in found.items())
 
 
 def test_the_classes_are_those_of_the_run(tmp_path, trained_run):

@@ -71,6 +71,11 @@ def truncated(path):
     return path
 
 
+def floats(path):
+    Image.fromarray(np.linspace(0, 1, 900, dtype=np.float32).reshape(30, 30)).save(path, 'TIFF')
+    return path
+
+
 def no_picture(path):
     path.write_text('not a picture')
     return path
@@ -96,6 +101,7 @@ def test_an_answer(tmp_path):
     (large, 'has 8000 x 8000 pixels; at most 50 million pixels'),
     (thread, 'has 1 x 1000000 pixels; its long side may be at most 20 times'),
     (truncated, 'ends too early or is damaged'),
+    (floats, 'nothing says what is black and what is white'),
     (no_picture, 'no picture that can be read'),
     (postscript, 'no picture that can be read'),
     (lambda path: None, 'Upload a photograph first'),

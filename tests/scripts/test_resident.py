@@ -161,6 +161,13 @@ def test_images_are_decoded_once(options, greys, monkeypatch, caplog):
     assert changed.digest != first.digest and not torch.equal(changed.pixels, first.pixels)
 
 
+def test_images_that_are_decoded_in_another_way_are_decoded_again(options, monkeypatch):
+    open_train(options())
+    monkeypatch.setattr(resident, '_DECODING', 'another way')
+    open_train(options())
+    assert len(list(Path(options().data_cache).iterdir())) == 2
+
+
 def test_an_archive_is_read_as_its_folder_is(options, greys):
     import tarfile
     batches, _ = open_train(options())

@@ -8,6 +8,7 @@ import sys
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import train
@@ -16,6 +17,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from training import steps
 from training.checkpoint import list_checkpoints
+from training.data import open_split
+from training.loaders import eval_loader, train_loader
 
 OPTIONS = [
     '--model', 'test_dit_convnext', '--img-size', '32', '--num-classes', '3', '--batch-size', '4', '--workers', '2',
@@ -57,6 +60,42 @@ def shards(tmp_path):
 def run(data, tmp_path, name, *options):
     train.main([*data, *OPTIONS, '--output', str(tmp_path / 'out'), '--experiment', name, *options])
     return tmp_path / 'out' / name
+
+
+def test_images_of_shards_are_seen_as_they_look(tmp_path):
+    pytest.importorskip('webdataset')
+    exif = Image.Exif()
+    # White on the left in the file, and above as it looks.
+    exif[0x0112] = 6
+    lying = Image.new('RGB', (32, 32))
+    lying.paste('white', (0, 0, 16, 32))
+    deep = Image.fromarray(np.full((32, 32), 128 << 8, np.uint16))
+    with tarfile.open(tmp_path / 'some.tar', 'w') as tar:
+        for name, (image, options) in {'0.jpg': (lying, {'exif': exif}), '1.png': (deep, {})}.items():
+            content = io.BytesIO()
+            image.save(content, 'jpeg' if name.endswith('jpg') else 'png', **options)
+            for file, value in ((name, content.getvalue()), (f'{name[0]}.cls', name[0].encode())):
+                member = tarfile.TarInfo(file)
+                member.size = len(value)
+                tar.addfile(member, io.BytesIO(value))
+    split = {'name': 'some', 'filenames': ['some.tar'], 'shard_lengths': [2], 'num_samples': 2}
+    (tmp_path / '_info.json').write_text(json.dumps({'splits': {'some': split}}))
+    args = train.parse_args([
+        '--dataset', 'wds/some', '--data-dir', str(tmp_path), *OPTIONS, '--workers', '1', '--crop-pct', '1', '--aa', '',
+        '--no-aug', '--batch-size', '2',
+    ])
+    config = {
+        'input_size': (3, 32, 32), 'interpolation': 'bilinear', 'crop_pct': 1., 'crop_mode': 'center',
+        'mean': (0.,) * 3, 'std': (1.,) * 3,
+    }
+    for batches in (
+            eval_loader(args, open_split(args, 'some'), config),
+            train_loader(args, open_split(args, 'some', is_training=True), config)[0],
+    ):
+        images, targets = next(iter(batches))
+        found = {target: (255 * image).round() for image, target in zip(images, targets.tolist())}
+        assert found[0][:, :15].min() > 250 and found[0][:, 17:].max() < 5
+        assert found[1].unique().tolist() == [128]
 
 
 def assert_same_weights(folder, other):

@@ -202,6 +202,16 @@ def test_config_of_every_kind_of_value(tmp_path):
     assert (args.min_lr, args.aa, args.model_kwargs) == (-1e-3, None, {'dendrites': 'layer1.0.conv2'})
 
 
+def test_no_aug_is_on_where_it_is_named(tmp_path):
+    config = tmp_path / 'recipe.yaml'
+    config.write_text('no_aug: true\n')
+    recipe = ['--config', str(config)]
+    for words, expected in (
+        ([], False), (['--no-aug'], True), (['--no-no-aug'], False), (recipe, True), ([*recipe, '--no-no-aug'], False),
+    ):
+        assert train.parse_args(['--data-dir', 'x', *words]).no_aug == expected
+
+
 def test_config_with_a_typo_names_the_near_match(tmp_path, capsys):
     config = tmp_path / 'recipe.yaml'
     config.write_text('weight_decai: 0.1\n')
