@@ -57,6 +57,7 @@ $(VENV)/installed: EXTRA = dev
 $(VENV)/demo-installed $(VENV)/installed: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
+	rm -f dit_timm/ops/_native_kernels.*
 	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRA)]'
 	touch $@
 

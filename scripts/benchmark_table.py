@@ -32,7 +32,7 @@ _COLUMNS: Dict[str, List[_Column]] = {
     'op': [
         ('P x C x O', lambda ours, other: ours['subject']),
         ('precision', lambda ours, other: ours['dtype']),
-        ('phase', lambda ours, other: ours['phase']),
+        ('phase', lambda ours, other: f'{ours["phase"]}, {ours["busy"]:.0f} busy' if ours['busy'] else ours['phase']),
         _BACKEND,
         *_COMPARISON,
         ('time / floor', lambda ours, other: significant(ours['floor_ratio'])),

@@ -1,28 +1,39 @@
 """The quadratic form in plain torch, in bounded memory, on any device and dtype.
 
 Products are formed one tile at a time, used in a matrix product while they are still in the cache, and forgotten;
-backward forms them again. A tile is a block of rows of the matrix of pairs at some pixels, (lanes, pairs, pixels):
+backward forms them again. A tile is a block of rows of the matrix of pairs at some pixels, (pairs, pixels):
 
 - pixels are innermost, so that a product of two channels is one long contiguous loop;
-- lanes are as many as threads: the batched matrix product then gives each thread the lane whose products it formed;
 - row i of the matrix of pairs starts at the diagonal, up to a block of rows (see `_Block`).
+
+On a CPU the pixels are shared out among as many lanes as torch has threads. A lane is a thread of Python that runs its
+operators alone, from its first tile to its last. Operators on a tile that all threads share would make them meet
+thousands of times, and at each meeting wait for the one that another process keeps from its core.
 """
 
-from typing import Iterator, List, NamedTuple, Tuple
+import functools
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Callable, Iterator, List, NamedTuple, Tuple, TypeVar
 
 import torch
 
 from .dtypes import accumulation_dtype, operand_dtype
 from .operators import register_operators
 
-# Elements of the one tile of products that exists at a time. On a CPU those of a lane should stay in the second-level
-# cache of a core, elsewhere the tile should be large enough to hide the launch of a kernel.
+# Elements of the one tile of products that a lane has at a time. On a CPU it should stay in the second-level cache of a
+# core, elsewhere it should be large enough to hide the launch of a kernel.
 _CPU_LANE_ELEMENTS = 1 << 17
 _DEVICE_TILE_ELEMENTS = 1 << 24
 # The gradient of the weights is summed in each lane on its own.
 _MAX_LANES = 16
+# Fewer are computed sooner than a thread is woken.
+_LEAST_LANE_PIXELS = 32
 # Rows of a block: more of them compute more products twice, fewer cost more operator calls.
 _BLOCK_ROWS = 8
+
+_Result = TypeVar('_Result')
 
 
 class _Block(NamedTuple):
@@ -56,69 +67,104 @@ class _Block(NamedTuple):
         weight[:, self.stop:, self.start:self.stop] = folded[:, :, self.stop - self.start:].mT
 
     def factors(self, x: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor]:
-        """Views of x (lanes, C, pixels) whose broadcast product is (lanes, rows, columns, pixels)."""
-        return x[:, self.start:self.stop, None], x[:, None, self.start:]
+        """Views of x (C, pixels) whose broadcast product is (rows, columns, pixels)."""
+        return x[self.start:self.stop, None], x[None, self.start:]
+
+    def tile(self, memory: torch.Tensor, pixels: int) -> torch.Tensor:
+        """The front of some memory as (rows, columns, pixels)."""
+        return memory[:self.pairs * pixels].view(*self.shape, pixels)
+
+    def multiply(self, x: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
+        """The products of the block from x (C, pixels), shape (pairs, pixels), in some memory."""
+        return torch.mul(*self.factors(x), out=self.tile(memory, x.shape[1])).flatten(0, 1)
 
 
 class _Plan:
-    """How the plane of pairs and pixels is cut into tiles, and the memory for one of them."""
+    """How the plane of pairs and pixels is cut: into blocks of pairs, and into lanes and tiles of pixels.
+
+    Attributes:
+        blocks: The blocks.
+        lanes: The pixels of each lane.
+        tile_pixels: Pixels of a tile, at most.
+    """
 
     def __init__(self, x: torch.Tensor):
-        self.pixels, channels = x.shape
+        pixels, channels = x.shape
         self.dtype = operand_dtype(x.device, x.dtype)
         self.blocks = [
             _Block(start, min(start + _BLOCK_ROWS, channels), channels) for start in range(0, channels, _BLOCK_ROWS)
         ]
+        count, elements = 1, _DEVICE_TILE_ELEMENTS
         if x.device.type == 'cpu':
-            self.lanes, elements = min(torch.get_num_threads(), _MAX_LANES, self.pixels), _CPU_LANE_ELEMENTS
-        else:
-            self.lanes, elements = 1, _DEVICE_TILE_ELEMENTS
-        # Tiles of equal size; the last is filled up with zeros.
-        lane_pixels = -(-self.pixels // self.lanes)
+            count = max(1, min(torch.get_num_threads(), _MAX_LANES, pixels // _LEAST_LANE_PIXELS))
+            elements = _CPU_LANE_ELEMENTS
+        self.lanes = [slice(pixels * lane // count, pixels * (lane + 1) // count) for lane in range(count)]
+        # Tiles of about equal size.
+        lane_pixels = -(-pixels // count)
         tiles = -(-lane_pixels // max(1, elements // self.blocks[0].pairs))
         self.tile_pixels = -(-lane_pixels // tiles)
-        self.buffer = x.new_empty(self.lanes * self.blocks[0].pairs * self.tile_pixels, dtype=self.dtype)
+
+    @property
+    def tile_elements(self) -> int:
+        """Elements of the memory for one tile."""
+        return self.blocks[0].pairs * self.tile_pixels
 
     def fold(self, weight: torch.Tensor) -> List[torch.Tensor]:
         """Weights of each block's pairs, (O, pairs), summed before they are rounded."""
         weight = weight.to(accumulation_dtype(weight.dtype))
         return [block.fold(weight).to(self.dtype) for block in self.blocks]
 
-    def tile(self, block: _Block) -> torch.Tensor:
-        """The shared memory as (lanes, rows, columns, pixels)."""
-        shape = (self.lanes, *block.shape, self.tile_pixels)
-        return self.buffer[:self.lanes * block.pairs * self.tile_pixels].view(shape)
+    def load(self, lane: slice, *tensors: torch.Tensor) -> Iterator[Tuple[slice, Tuple[torch.Tensor, ...]]]:
+        """Yield each tile of a lane with that part of every (P, channels) tensor as (channels, pixels)."""
+        for start in range(lane.start, lane.stop, self.tile_pixels):
+            tile = slice(start, min(start + self.tile_pixels, lane.stop))
+            yield tile, tuple(tensor[tile].mT.to(self.dtype).contiguous() for tensor in tensors)
 
-    def multiply(self, x: torch.Tensor, block: _Block) -> torch.Tensor:
-        """The products of a block from x (lanes, C, pixels), shape (lanes, pairs, pixels)."""
-        rows, columns = block.factors(x)
-        return torch.mul(rows, columns, out=self.tile(block)).flatten(1, 2)
+    def run(self, compute: Callable[[slice], _Result]) -> List[_Result]:
+        """Compute every lane, all at once; returns their results in order."""
+        if len(self.lanes) == 1:
+            return [compute(self.lanes[0])]
+        inference = torch.is_inference_mode_enabled()
 
-    def load(self, *tensors: torch.Tensor) -> Iterator[Tuple[slice, Tuple[torch.Tensor, ...]]]:
-        """Yield each slice of pixels with that part of every (P, channels) tensor as (lanes, channels, pixels)."""
-        step = self.lanes * self.tile_pixels
-        for start in range(0, self.pixels, step):
-            part = slice(start, min(start + step, self.pixels))
-            yield part, tuple(self._to_lanes(tensor[part], step) for tensor in tensors)
+        def alone(lane: slice) -> _Result:
+            # A thread has modes of its own; these are the ones in which torch calls an operator.
+            with torch.inference_mode(inference), torch._C._AutoDispatchBelowAutograd():
+                return compute(lane)
 
-    def _to_lanes(self, tensor: torch.Tensor, step: int) -> torch.Tensor:
-        if tensor.shape[0] < step:
-            tensor = torch.cat([tensor, tensor.new_zeros(step - tensor.shape[0], tensor.shape[1])])
-        lanes = tensor.unflatten(0, (self.lanes, self.tile_pixels)).mT
-        return lanes.to(self.dtype).contiguous()
+        return list(_threads(len(self.lanes)).map(alone, self.lanes))
 
 
-def _from_lanes(lanes: torch.Tensor, output: torch.Tensor) -> None:
-    """Write (lanes, channels, pixels) to output (P, channels), which may have fewer pixels."""
-    output.copy_(lanes.mT.flatten(0, 1)[:output.shape[0]])
+def _work_alone() -> None:
+    """Let this thread run its operators without others."""
+    # A thread takes over the number that was set last when it first asks for it, so that it has to ask before it sets.
+    torch.get_num_threads()
+    torch.set_num_threads(1)
+
+
+@functools.cache
+def _threads(count: int) -> ThreadPoolExecutor:
+    """Threads of Python whose operators do not share their work with others."""
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(count, 'quadratic_form', initializer=_work_alone)
+    # All of them start now: none ends before the last has come.
+    started = threading.Barrier(count)
+    list(pool.map(lambda _: started.wait(), range(count)))
+    # The number of threads belongs to each thread, but what a thread set last is what new threads begin with.
+    torch.set_num_threads(before)
+    return pool
+
+
+if hasattr(os, 'register_at_fork'):
+    # Threads do not survive a fork.
+    os.register_at_fork(after_in_child=_threads.cache_clear)
 
 
 def _add_product(sums: torch.Tensor, left: torch.Tensor, right: torch.Tensor) -> None:
-    """`sums += left @ right`, batched; sums in their own, possibly wider dtype."""
+    """`sums += left @ right`; sums in their own, possibly wider dtype."""
     if sums.dtype == left.dtype:
-        sums.baddbmm_(left, right)
+        sums.addmm_(left, right)
     else:
-        sums += torch.bmm(left, right)
+        sums += torch.mm(left, right)
 
 
 def _forward(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -126,12 +172,17 @@ def _forward(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     if output.numel() == 0 or x.shape[1] == 0:
         return output.zero_()
     plan = _Plan(x)
-    folded = [weights.expand(plan.lanes, -1, -1) for weights in plan.fold(weight)]
-    for part, (x_tile,) in plan.load(x):
-        sums = x_tile.new_zeros(plan.lanes, weight.shape[0], plan.tile_pixels, dtype=accumulation_dtype(x.dtype))
-        for block, weights in zip(plan.blocks, folded):
-            _add_product(sums, weights, plan.multiply(x_tile, block))
-        _from_lanes(sums, output[part])
+    folded = plan.fold(weight)
+
+    def compute(lane: slice) -> None:
+        memory = x.new_empty(plan.tile_elements, dtype=plan.dtype)
+        for tile, (x_tile,) in plan.load(lane, x):
+            sums = x_tile.new_zeros(weight.shape[0], x_tile.shape[1], dtype=accumulation_dtype(x.dtype))
+            for block, weights in zip(plan.blocks, folded):
+                _add_product(sums, weights, block.multiply(x_tile, memory))
+            output[tile] = sums.mT
+
+    plan.run(compute)
     return output
 
 
@@ -140,19 +191,23 @@ def _grad_x(grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.
     if output.numel() == 0 or grad.shape[1] == 0:
         return output.zero_()
     plan = _Plan(x)
-    folded = [weights.mT.expand(plan.lanes, -1, -1) for weights in plan.fold(weight)]
-    scratch = torch.empty_like(plan.buffer)
-    for part, (grad_tile, x_tile) in plan.load(grad, x):
-        sums = torch.zeros_like(x_tile, dtype=accumulation_dtype(x.dtype))
-        for block, weights in zip(plan.blocks, folded):
-            grad_products = plan.tile(block)
-            torch.bmm(weights, grad_tile, out=grad_products.flatten(1, 2))
-            # The gradient of a product goes to each of its factors, times the other.
-            rows, columns = block.factors(x_tile)
-            to_columns = torch.mul(grad_products, rows, out=scratch[:grad_products.numel()].view(grad_products.shape))
-            sums[:, block.start:] += to_columns.sum(1, dtype=sums.dtype)
-            sums[:, block.start:block.stop] += grad_products.mul_(columns).sum(2, dtype=sums.dtype)
-        _from_lanes(sums, output[part])
+    folded = [weights.mT for weights in plan.fold(weight)]
+
+    def compute(lane: slice) -> None:
+        memory, scratch = (x.new_empty(plan.tile_elements, dtype=plan.dtype) for _ in range(2))
+        for tile, (grad_tile, x_tile) in plan.load(lane, grad, x):
+            sums = torch.zeros_like(x_tile, dtype=accumulation_dtype(x.dtype))
+            for block, weights in zip(plan.blocks, folded):
+                grad_products = block.tile(memory, x_tile.shape[1])
+                torch.mm(weights, grad_tile, out=grad_products.flatten(0, 1))
+                # The gradient of a product goes to each of its factors, times the other.
+                rows, columns = block.factors(x_tile)
+                to_columns = torch.mul(grad_products, rows, out=block.tile(scratch, x_tile.shape[1]))
+                sums[block.start:] += to_columns.sum(0, dtype=sums.dtype)
+                sums[block.start:block.stop] += grad_products.mul_(columns).sum(1, dtype=sums.dtype)
+            output[tile] = sums.mT
+
+    plan.run(compute)
     return output
 
 
@@ -161,15 +216,19 @@ def _grad_weight(grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     if output.numel() == 0 or x.shape[0] == 0:
         return output
     plan = _Plan(x)
-    sums: List[torch.Tensor] = [
-        x.new_zeros(plan.lanes, grad.shape[1], block.pairs, dtype=accumulation_dtype(x.dtype))
-        for block in plan.blocks
-    ]
-    for _, (grad_tile, x_tile) in plan.load(grad, x):
-        for block, block_sums in zip(plan.blocks, sums):
-            _add_product(block_sums, grad_tile, plan.multiply(x_tile, block).mT)
-    for block, block_sums in zip(plan.blocks, sums):
-        block.unfold(block_sums.sum(0).to(x.dtype), output)
+
+    def compute(lane: slice) -> List[torch.Tensor]:
+        memory = x.new_empty(plan.tile_elements, dtype=plan.dtype)
+        sums = [
+            x.new_zeros(grad.shape[1], block.pairs, dtype=accumulation_dtype(x.dtype)) for block in plan.blocks
+        ]
+        for _, (grad_tile, x_tile) in plan.load(lane, grad, x):
+            for block, block_sums in zip(plan.blocks, sums):
+                _add_product(block_sums, grad_tile, block.multiply(x_tile, memory).mT)
+        return sums
+
+    for block, lane_sums in zip(plan.blocks, zip(*plan.run(compute))):
+        block.unfold(sum(lane_sums).to(x.dtype), output)
     return output
 
 

@@ -3,11 +3,15 @@
  *     q[p, o] = sum over pairs k = (i <= j) of folded[o, k] x[p, i] x[p, j]
  *
  * C with the vector extensions of GCC; it knows nothing of Python or torch (see native_backend.py).
- * This file lays out operands and shares tiles among threads; native_kernels.h holds the inner loops, compiled for
+ * This file lays out operands and shares work among threads; native_kernels.h holds the inner loops, compiled for
  * several instruction sets, of which the best that the machine has is picked at run time.
  *
- * Memory: a copy of the folded weights (half the size of the weights) and, for each thread, a tile of pixels. No sum
- * depends on the number of threads.
+ * Threads: the work is cut into pieces by its shape alone, and whoever is free takes the next. Nobody waits for a
+ * thread that other processes keep from its core, except at the end for the pieces that it holds. Each sum belongs to
+ * one piece, and sums of pieces are added in their order, so that no bit depends on threads.
+ *
+ * Memory: a copy of the folded weights (half the size of the weights), for their gradient up to MOST_PARTIAL_SUMS (8
+ * MiB) where a copy is smaller, and for each thread a tile of pixels.
  */
 
 /* torch and code compiled by GCC share one pool of OpenMP threads, libgomp's. Clang brings a pool of its own, whose
@@ -16,6 +20,8 @@
 #error "The kernels need GCC; without them the package works in plain torch."
 #endif
 
+#include <omp.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,9 +30,18 @@ enum {
     PANEL = 96,   /* pairs whose products lie in the first-level cache at a time: 24 KiB with tiles of 64 pixels */
     CHUNK = 256,  /* pixels over which the gradient of the weights is summed before its sums go back to memory */
     ALIGNMENT = 64,
+    LINE = 16,    /* floats of a cache line */
+    /* Multiplications of a piece, at least: forward and gradient of the inputs, whose pieces share everything ... */
+    TILE_PIECE = 1 << 18,
+    /* ... and gradient of the weights, where each part of the pixels has sums of its own ... */
+    GRAD_WEIGHT_PIECE = 1 << 24,
+    /* ... and each piece loads its pixels: multiplications for each number that it loads. */
+    PRODUCTS_OF_LOAD = 512,
+    GRAD_WEIGHT_PIECES = 64,      /* at most: a small share of the work each, whatever the number of cores */
+    MOST_PARTIAL_SUMS = 1 << 21,  /* floats */
 };
 
-/* The folded pairs, in the order of torch.triu_indices. The lists are longer than `count`, padded with pair (0, 0). */
+/* The folded pairs, in the order of torch.triu_indices. The lists are longer than `count`, padded with its last. */
 struct pairs {
     int64_t count;
     int32_t *first, *second;
@@ -42,6 +57,7 @@ struct kernels {
     void (*grad_weight_rows)(
         const int32_t *first, const int32_t *second, int64_t steps, int64_t lanes, const float *grad, const float *x,
         float *products, float *sums);
+    void (*transpose)(int64_t rows, int64_t columns, const float *from, int64_t from_row, float *to, int64_t to_row);
 };
 
 /* A matrix (pixels, channels) of any strides, in elements. */
@@ -49,6 +65,18 @@ struct matrix {
     const float *data;
     int64_t pixel_stride, channel_stride;
 };
+
+static int64_t round_up(int64_t value, int64_t multiple) {
+    return (value + multiple - 1) / multiple * multiple;
+}
+
+static int64_t minimum(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+static int64_t maximum(int64_t a, int64_t b) {
+    return a > b ? a : b;
+}
 
 #if defined(__x86_64__)
 #define ISA _avx512
@@ -108,12 +136,16 @@ const char *dit_native_isa(int isa) {
     return isa >= ISA_COUNT ? NULL : supported(isa) ? all_names[isa] : "";
 }
 
-static int64_t round_up(int64_t value, int64_t multiple) {
-    return (value + multiple - 1) / multiple * multiple;
+/* Count one more of `total` steps as done; true for the last. Whoever sees all of them counted sees what they wrote. */
+static int count_done(int64_t *done, int64_t total) {
+    return __atomic_add_fetch(done, 1, __ATOMIC_ACQ_REL) == total;
 }
 
-static int64_t minimum(int64_t a, int64_t b) {
-    return a < b ? a : b;
+/* Wait for steps that other threads have begun. A barrier would wait for threads that have not come to the work yet
+ * too, and spin on a core that they may need. */
+static void wait_for(const int64_t *done, int64_t total) {
+    while (__atomic_load_n(done, __ATOMIC_ACQUIRE) < total)
+        sched_yield();
 }
 
 /* Room for `count` floats, or one, that starts on a cache line; NULL when there is none. */
@@ -125,7 +157,7 @@ static float *allocate(int64_t count) {
 static int list_pairs(struct pairs *pairs, int64_t channels, int64_t rows) {
     pairs->count = channels * (channels + 1) / 2;
     int64_t padded = round_up(pairs->count, rows);
-    pairs->first = calloc(2 * padded + 1, sizeof(int32_t));
+    pairs->first = malloc((2 * padded + 1) * sizeof(int32_t));
     if (!pairs->first)
         return 0;
     pairs->second = pairs->first + padded;
@@ -134,6 +166,8 @@ static int list_pairs(struct pairs *pairs, int64_t channels, int64_t rows) {
             pairs->first[k] = (int32_t)i;
             pairs->second[k] = (int32_t)j;
         }
+    for (int64_t k = pairs->count; k < padded; k++)
+        pairs->first[k] = pairs->second[k] = (int32_t)(channels - 1);
     return 1;
 }
 
@@ -151,29 +185,50 @@ static void fold(const float *weight, int64_t channels, int64_t group, int64_t g
         }
 }
 
-/* (pixels, channels) from pixel `start` -> (channels, size), zero past the last pixel. */
+/* Channels from `first_channel` on of (pixels, channels) from pixel `start` -> (channels, size), zero past the last
+ * pixel. */
 static void load_channels(
-    struct matrix from, int64_t start, int64_t pixels, int64_t channels_start, int64_t channels_stop, int64_t size,
-    float *to
+    const struct kernels *kernels, struct matrix from, int64_t start, int64_t pixels, int64_t first_channel,
+    int64_t channels, int64_t size, float *to
 ) {
-    int64_t count = minimum(pixels - start, size);
-    for (int64_t c = channels_start; c < channels_stop; c++) {
-        const float *source = from.data + start * from.pixel_stride + c * from.channel_stride;
-        float *target = to + c * size;
-        for (int64_t p = 0; p < count; p++)
-            target[p] = source[p * from.pixel_stride];
-        memset(target + count, 0, (size - count) * sizeof(float));
-    }
+    const int64_t count = minimum(pixels - start, size);
+    const float *source = from.data + start * from.pixel_stride + first_channel * from.channel_stride;
+    to += first_channel * size;
+    channels -= first_channel;
+    if (from.channel_stride == 1)
+        kernels->transpose(count, channels, source, from.pixel_stride, to, size);
+    else
+        for (int64_t c = 0; c < channels; c++)
+            for (int64_t p = 0; p < count; p++)
+                to[c * size + p] = source[c * from.channel_stride + p * from.pixel_stride];
+    for (int64_t c = 0; c < channels; c++)
+        memset(to + c * size + count, 0, (size - count) * sizeof(float));
 }
 
-/* (channels, size) -> contiguous (pixels, channels) from pixel `start`. */
-static void store_pixels(
-    const float *from, int64_t size, int64_t start, int64_t pixels, int64_t channels, float *to
+/* (pixels, channels) from pixel `start` -> (size, lanes), zero past the last pixel and the last channel. */
+static void load_pixels(
+    const struct kernels *kernels, struct matrix from, int64_t start, int64_t pixels, int64_t channels, int64_t size,
+    int64_t lanes, float *to
 ) {
-    int64_t count = minimum(pixels - start, size);
+    const int64_t count = minimum(pixels - start, size);
+    const float *source = from.data + start * from.pixel_stride;
+    if (from.channel_stride == 1)
+        for (int64_t p = 0; p < count; p++)
+            memcpy(to + p * lanes, source + p * from.pixel_stride, channels * sizeof(float));
+    else if (from.pixel_stride == 1)
+        kernels->transpose(channels, count, source, from.channel_stride, to, lanes);
+    else
+        for (int64_t p = 0; p < count; p++)
+            for (int64_t c = 0; c < channels; c++)
+                to[p * lanes + c] = source[p * from.pixel_stride + c * from.channel_stride];
     for (int64_t p = 0; p < count; p++)
-        for (int64_t c = 0; c < channels; c++)
-            to[(start + p) * channels + c] = from[c * size + p];
+        memset(to + p * lanes + channels, 0, (lanes - channels) * sizeof(float));
+    memset(to + count * lanes, 0, (size - count) * lanes * sizeof(float));
+}
+
+/* Tiles of pixels that a thread takes at a time. */
+static int64_t tiles_of_piece(int64_t tile, int64_t pairs, int64_t outputs) {
+    return 1 + TILE_PIECE / (tile * pairs * maximum(outputs, 1) + 1);
 }
 
 /* x (P, C), weight (O, C, C) contiguous -> output (P, O) contiguous. Returns 0 when there is no memory, else 1. */
@@ -190,28 +245,33 @@ int dit_native_forward(
     float *packed = allocate(padded_outputs * pairs.count), *scratch = allocate(threads * scratch_size);
     success = success && packed && scratch;
     if (success) {
+        const int64_t piece = tile * tiles_of_piece(tile, pairs.count, outputs);
+        int64_t folded = 0;
 #pragma omp parallel num_threads(threads)
         {
             /* (outputs / ROWS, pairs, ROWS): the order in which the inner loop reads. */
-#pragma omp for
-            for (int64_t o = 0; o < padded_outputs; o++) {
-                float *target = packed + o / rows * rows * pairs.count + o % rows;
-                if (o < outputs)
-                    fold(weight + o * channels * channels, channels, 1, rows, target);
-                else
-                    for (int64_t k = 0; k < pairs.count; k++)
-                        target[k * rows] = 0;
+#pragma omp for schedule(dynamic) nowait
+            for (int64_t group = 0; group < padded_outputs; group += rows) {
+                float *target = packed + group * pairs.count;
+                for (int64_t o = group; o < group + rows; o++, target++)
+                    if (o < outputs)
+                        fold(weight + o * channels * channels, channels, 1, rows, target);
+                    else
+                        for (int64_t k = 0; k < pairs.count; k++)
+                            target[k * rows] = 0;
+                count_done(&folded, padded_outputs / rows);
             }
-#pragma omp for
-            for (int64_t thread = 0; thread < threads; thread++) {
-                float *x_tile = scratch + thread * scratch_size, *products = x_tile + channels * tile;
-                float *sums = products + PANEL * tile;
-                for (int64_t start = thread * tile; start < pixels; start += threads * tile) {
-                    load_channels(inputs, start, pixels, 0, channels, tile, x_tile);
+            wait_for(&folded, padded_outputs / rows);
+            float *x_tile = scratch + omp_get_thread_num() * scratch_size, *products = x_tile + channels * tile;
+            float *sums = products + PANEL * tile;
+#pragma omp for schedule(dynamic) nowait
+            for (int64_t first = 0; first < pixels; first += piece)
+                for (int64_t start = first; start < minimum(first + piece, pixels); start += tile) {
+                    load_channels(kernels, inputs, start, pixels, 0, channels, tile, x_tile);
                     kernels->forward_tile(&pairs, padded_outputs, packed, x_tile, products, sums);
-                    store_pixels(sums, tile, start, pixels, outputs, output);
+                    kernels->transpose(
+                        outputs, minimum(pixels - start, tile), sums, tile, output + start * outputs, outputs);
                 }
-            }
         }
     }
     free(scratch);
@@ -236,32 +296,64 @@ int dit_native_grad_x(
     const int64_t padded_pairs = round_up(pairs.count, rows);
     float *packed = allocate(padded_pairs * outputs), *scratch = allocate(threads * scratch_size);
     success = success && packed && scratch;
-    if (success) {
+    if (success && channels) {
+        const int64_t piece = tile * tiles_of_piece(tile, pairs.count, outputs);
+        int64_t folded = 0;
 #pragma omp parallel num_threads(threads)
         {
             /* (pairs / ROWS, O, ROWS). */
-#pragma omp for
-            for (int64_t o = 0; o < outputs; o++) {
-                memset(packed + (padded_pairs - rows) * outputs + o * rows, 0, rows * sizeof(float));
-                fold(weight + o * channels * channels, channels, rows, outputs * rows, packed + o * rows);
-            }
-#pragma omp for
-            for (int64_t thread = 0; thread < threads; thread++) {
-                float *x_tile = scratch + thread * scratch_size, *grad_tile = x_tile + channels * tile;
-                float *result = grad_tile + outputs * tile;
-                for (int64_t start = thread * tile; start < pixels; start += threads * tile) {
-                    load_channels(inputs, start, pixels, 0, channels, tile, x_tile);
-                    load_channels(grads, start, pixels, 0, outputs, tile, grad_tile);
-                    kernels->grad_x_tile(&pairs, channels, outputs, packed, grad_tile, x_tile, result);
-                    store_pixels(result, tile, start, pixels, channels, grad_x);
+#pragma omp for schedule(dynamic) nowait
+            for (int64_t group = 0; group < outputs; group += LINE) {
+                for (int64_t o = group; o < minimum(group + LINE, outputs); o++) {
+                    memset(packed + (padded_pairs - rows) * outputs + o * rows, 0, rows * sizeof(float));
+                    fold(weight + o * channels * channels, channels, rows, outputs * rows, packed + o * rows);
                 }
+                count_done(&folded, round_up(outputs, LINE) / LINE);
             }
+            wait_for(&folded, round_up(outputs, LINE) / LINE);
+            float *x_tile = scratch + omp_get_thread_num() * scratch_size, *grad_tile = x_tile + channels * tile;
+            float *result = grad_tile + outputs * tile;
+#pragma omp for schedule(dynamic) nowait
+            for (int64_t first = 0; first < pixels; first += piece)
+                for (int64_t start = first; start < minimum(first + piece, pixels); start += tile) {
+                    load_channels(kernels, inputs, start, pixels, 0, channels, tile, x_tile);
+                    load_channels(kernels, grads, start, pixels, 0, outputs, tile, grad_tile);
+                    kernels->grad_x_tile(&pairs, channels, outputs, packed, grad_tile, x_tile, result);
+                    kernels->transpose(
+                        channels, minimum(pixels - start, tile), result, tile, grad_x + start * channels, channels);
+                }
         }
     }
     free(scratch);
     free(packed);
     free(pairs.first);
     return success;
+}
+
+/* Add to the first of `parts` arrays that lie `stride` apart the others, in their order. */
+static void add_parts(int64_t parts, int64_t stride, int64_t count, float *sums) {
+    for (int64_t part = 1; part < parts; part++)
+        for (int64_t n = 0; n < count; n++)
+            sums[n] += sums[part * stride + n];
+}
+
+/* (pairs, lanes) -> both halves of the weights (C, C) of `count` outputs. */
+static void unfold(
+    const struct kernels *kernels, const float *sums, int64_t lanes, int64_t channels, int64_t count, float *weight
+) {
+    const float *row = sums;
+    for (int64_t i = 0; i < channels; row += (channels - i) * lanes, i++)
+        kernels->transpose(channels - i, count, row, lanes, weight + i * channels + i, channels * channels);
+    for (int64_t o = 0; o < count; o++, weight += channels * channels)
+        for (int64_t start = 0; start < channels; start += LINE) {
+            const int64_t stop = minimum(start + LINE, channels);
+            for (int64_t i = start; i < stop; i++)
+                for (int64_t j = start; j < i; j++)
+                    weight[i * channels + j] = weight[j * channels + i];
+            kernels->transpose(
+                stop - start, channels - stop, weight + start * channels + stop, channels,
+                weight + stop * channels + start, channels);
+        }
 }
 
 /* grad (P, O), x (P, C) -> grad_weight (O, C, C) contiguous, symmetric in its last two axes. */
@@ -271,55 +363,64 @@ int dit_native_grad_weight(
     int64_t x_channel_stride, float *grad_weight
 ) {
     const struct kernels *kernels = all_kernels[isa];
+    const struct matrix grads = {grad, grad_pixel_stride, grad_channel_stride};
     const struct matrix inputs = {x, x_pixel_stride, x_channel_stride};
     const int64_t rows = kernels->rows, lanes = round_up(outputs, kernels->lanes);
     struct pairs pairs;
     int success = list_pairs(&pairs, channels, rows);
-    const int64_t padded_pairs = round_up(pairs.count, rows);
-    float *sums = allocate(padded_pairs * lanes), *x_chunk = allocate(channels * CHUNK);
-    float *grad_chunk = allocate(CHUNK * lanes), *products = allocate(threads * rows * CHUNK);
-    success = success && sums && x_chunk && grad_chunk && products;
+    const int64_t padded_pairs = round_up(pairs.count, rows), size = padded_pairs * lanes;
+    const int64_t blocks = padded_pairs / rows, chunks = size ? round_up(pixels, CHUNK) / CHUNK : 0;
+    /* A piece is a part of the pairs at a part of the pixels. */
+    const int64_t pair_parts = minimum(
+        maximum(1, size / (PRODUCTS_OF_LOAD * maximum(channels, 1))), GRAD_WEIGHT_PIECES);
+    const int64_t pixel_parts = maximum(1, minimum(
+        minimum(chunks * CHUNK * size / GRAD_WEIGHT_PIECE, chunks),
+        minimum(GRAD_WEIGHT_PIECES / pair_parts, MOST_PARTIAL_SUMS / maximum(size, 1))));
+    const int64_t scratch_size = round_up((channels + lanes + rows) * CHUNK, ALIGNMENT);
+    float *sums = allocate(pixel_parts * size), *scratch = allocate(threads * scratch_size);
+    int64_t *done = calloc(pair_parts, sizeof(int64_t)), summed = 0;
+    success = success && sums && scratch && done;
     if (success) {
-        /* Threads share the pairs, not the pixels: then each sum belongs to one thread. */
-        const int64_t blocks = padded_pairs / rows;
-        memset(sums, 0, padded_pairs * lanes * sizeof(float));
 #pragma omp parallel num_threads(threads)
         {
-            for (int64_t start = 0; start < pixels; start += CHUNK) {
-                const int64_t count = minimum(pixels - start, CHUNK), steps = round_up(count, kernels->lanes);
-#pragma omp for
-                for (int64_t c = 0; c < channels; c++)
-                    load_channels(inputs, start, pixels, c, c + 1, CHUNK, x_chunk);
-#pragma omp for
-                for (int64_t p = 0; p < steps; p++)
-                    for (int64_t o = 0; o < lanes; o++)
-                        grad_chunk[p * lanes + o] = p < count && o < outputs
-                            ? grad[(start + p) * grad_pixel_stride + o * grad_channel_stride] : 0;
-#pragma omp for
-                for (int64_t thread = 0; thread < threads; thread++)
-                    for (int64_t b = thread * blocks / threads; b < (thread + 1) * blocks / threads; b++)
+            float *x_chunk = scratch + omp_get_thread_num() * scratch_size, *grad_chunk = x_chunk + channels * CHUNK;
+            float *products = grad_chunk + lanes * CHUNK;
+#pragma omp for schedule(dynamic) nowait
+            for (int64_t piece = 0; piece < pixel_parts * pair_parts; piece++) {
+                const int64_t pair_part = piece % pair_parts, pixel_part = piece / pair_parts;
+                const int64_t first_block = pair_part * blocks / pair_parts;
+                const int64_t last_block = (pair_part + 1) * blocks / pair_parts;
+                const int64_t piece_size = (last_block - first_block) * rows * lanes;
+                float *first_sums = sums + first_block * rows * lanes, *piece_sums = first_sums + pixel_part * size;
+                memset(piece_sums, 0, piece_size * sizeof(float));
+                for (int64_t chunk = pixel_part * chunks / pixel_parts;
+                     chunk < (pixel_part + 1) * chunks / pixel_parts; chunk++) {
+                    const int64_t start = chunk * CHUNK;
+                    const int64_t steps = round_up(minimum(pixels - start, CHUNK), kernels->lanes);
+                    /* The smaller channels of the pairs rise: no channel below the first of them is needed. */
+                    load_channels(
+                        kernels, inputs, start, pixels, pairs.first[first_block * rows], channels, CHUNK, x_chunk);
+                    load_pixels(kernels, grads, start, pixels, outputs, steps, lanes, grad_chunk);
+                    for (int64_t b = first_block; b < last_block; b++)
                         kernels->grad_weight_rows(
                             pairs.first + b * rows, pairs.second + b * rows, steps, lanes, grad_chunk, x_chunk,
-                            products + thread * rows * CHUNK, sums + b * rows * lanes);
+                            products, piece_sums + (b - first_block) * rows * lanes);
+                }
+                if (count_done(done + pair_part, pixel_parts)) {
+                    add_parts(pixel_parts, size, piece_size, first_sums);
+                    count_done(&summed, pair_parts);
+                }
             }
-            /* (pairs, lanes) -> (O, C, C), a cache line of outputs at a time. */
-#pragma omp for
-            for (int64_t first_output = 0; first_output < outputs; first_output += 16) {
-                const int64_t stop = minimum(first_output + 16, outputs);
-                for (int64_t k = 0; k < pairs.count; k++)
-                    for (int64_t o = first_output; o < stop; o++)
-                        grad_weight[(o * channels + pairs.first[k]) * channels + pairs.second[k]] = sums[k * lanes + o];
-                for (int64_t o = first_output; o < stop; o++)
-                    for (int64_t i = 0; i < channels; i++)
-                        for (int64_t j = 0; j < i; j++)
-                            grad_weight[(o * channels + i) * channels + j] =
-                                grad_weight[(o * channels + j) * channels + i];
-            }
+            wait_for(&summed, pair_parts);
+#pragma omp for schedule(dynamic) nowait
+            for (int64_t o = 0; o < outputs; o += LINE)
+                unfold(
+                    kernels, sums + o, lanes, channels, minimum(LINE, outputs - o),
+                    grad_weight + o * channels * channels);
         }
     }
-    free(products);
-    free(grad_chunk);
-    free(x_chunk);
+    free(done);
+    free(scratch);
     free(sums);
     free(pairs.first);
     return success;

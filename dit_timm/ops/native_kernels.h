@@ -25,6 +25,61 @@ typedef float VECTOR __attribute__((vector_size(LANES * sizeof(float)), aligned(
 #define AT(pointer) (*(VECTOR *)(pointer))
 #define CONST_AT(pointer) (*(const VECTOR *)(pointer))
 
+typedef int32_t NAME(index) __attribute__((vector_size(LANES * sizeof(int32_t))));
+
+/* Lanes of two vectors one after the other, of which a vector takes the even or the odd groups of `distance`. */
+#define EVEN(lane, distance) ((lane) & (distance) ? LANES + (lane) - (distance) : (lane))
+#define ODD(lane, distance) ((lane) & (distance) ? LANES + (lane) : (lane) + (distance))
+#define LIST4(of, lane, distance) \
+    of(lane, distance), of(lane + 1, distance), of(lane + 2, distance), of(lane + 3, distance)
+#define LIST8(of, lane, distance) LIST4(of, lane, distance), LIST4(of, lane + 4, distance)
+#define LIST16(of, lane, distance) LIST8(of, lane, distance), LIST8(of, lane + 8, distance)
+#define SHUFFLE(a, b, of, distance) \
+    __builtin_shuffle(a, b, (NAME(index)){JOIN(LIST, LANES)(of, 0, distance)})
+
+/* Swap the off-diagonal quarters of every square of 2 * distance: transposes after all powers of two below LANES. */
+#define SWAP(distance) \
+    for (int row = 0; row < LANES; row++) \
+        if (!(row & (distance))) { \
+            const VECTOR a = rows[row], b = rows[row + (distance)]; \
+            rows[row] = SHUFFLE(a, b, EVEN, distance); \
+            rows[row + (distance)] = SHUFFLE(a, b, ODD, distance); \
+        }
+
+INLINE void NAME(transpose_square)(const float *from, int64_t from_row, float *to, int64_t to_row) {
+    VECTOR rows[LANES];
+    for (int row = 0; row < LANES; row++)
+        rows[row] = CONST_AT(from + row * from_row);
+    SWAP(1)
+    SWAP(2)
+#if LANES > 4
+    SWAP(4)
+#endif
+#if LANES > 8
+    SWAP(8)
+#endif
+    for (int row = 0; row < LANES; row++)
+        AT(to + row * to_row) = rows[row];
+}
+
+/* to[column * to_row + row] = from[row * from_row + column] */
+TARGET static void NAME(transpose)(
+    int64_t rows, int64_t columns, const float *from, int64_t from_row, float *to, int64_t to_row
+) {
+    if (rows < LANES || columns < LANES) {
+        for (int64_t column = 0; column < columns; column++)
+            for (int64_t row = 0; row < rows; row++)
+                to[column * to_row + row] = from[row * from_row + column];
+        return;
+    }
+    /* The last squares may overlap those before them. */
+    for (int64_t r = 0; r < rows; r += LANES)
+        for (int64_t c = 0; c < columns; c += LANES) {
+            const int64_t row = minimum(r, rows - LANES), column = minimum(c, columns - LANES);
+            NAME(transpose_square)(from + row * from_row + column, from_row, to + column * to_row + row, to_row);
+        }
+}
+
 /* sums[row][lanes of vecs] += left[step, row] * right[step, lanes of vecs], summed over steps, in registers.
  * `vecs` is a constant of the caller, at most VECS. */
 INLINE void NAME(multiply_add)(
@@ -135,6 +190,7 @@ static const struct kernels NAME(kernels) = {
     .forward_tile = NAME(forward_tile),
     .grad_x_tile = NAME(grad_x_tile),
     .grad_weight_rows = NAME(grad_weight_rows),
+    .transpose = NAME(transpose),
 };
 
 #undef JOIN_
@@ -145,6 +201,13 @@ static const struct kernels NAME(kernels) = {
 #undef TILE
 #undef AT
 #undef CONST_AT
+#undef EVEN
+#undef ODD
+#undef LIST4
+#undef LIST8
+#undef LIST16
+#undef SHUFFLE
+#undef SWAP
 #undef ISA
 #undef TARGET
 #undef LANES

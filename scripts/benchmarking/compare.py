@@ -2,6 +2,7 @@
 
 from typing import Dict, Mapping, NamedTuple, Optional, Sequence
 
+from .busy import busy_processes
 from .memory import peaks
 from .runs import Run
 from .timing import Timing, alternate
@@ -23,6 +24,7 @@ def compare(
         phases: Sequence[str],
         rounds: int,
         with_memory: Sequence[str] = (),
+        busy: int = 0,
 ) -> Dict[str, Dict[str, Result]]:
     """Measure the contestants.
 
@@ -33,6 +35,7 @@ def compare(
         phases: The phases to time.
         rounds: Rounds of the timing.
         with_memory: The contestants whose memory is measured.
+        busy: Processes that keep the CPU busy beside the timing.
 
     Returns:
         Results by phase and contestant.
@@ -43,7 +46,8 @@ def compare(
         works = {
             name: run.build(phase) for name, run in runs.items() if name not in memory or phase in memory[name]
         }
-        timings = alternate(works, rounds, device=next(iter(runs.values())).device)
+        with busy_processes(busy):
+            timings = alternate(works, rounds, device=next(iter(runs.values())).device)
         results[phase] = {
             name: Result(timings.get(name), memory.get(name, {}).get(phase)) for name in runs
         }

@@ -169,8 +169,8 @@ def measure_shape(
     with_memory = tuple(runs) if args.memory else ()
     if floor:
         runs[FLOOR] = Floor(shape, args.device, dtype)
-    facts = {**facts, **shape._asdict(), 'dtype': args.precision}
-    results = compare(runs, phases, args.rounds, with_memory)
+    facts = {**facts, **shape._asdict(), 'dtype': args.precision, 'busy': args.busy}
+    results = compare(runs, phases, args.rounds, with_memory, args.busy)
     return [
         row for phase in phases for row in to_rows(results[phase], args.device, dtype, {**facts, 'phase': phase})
     ]

@@ -60,6 +60,11 @@ def parse_args(description: str, argv: Optional[List[str]] = None) -> argparse.N
         help='time other backends too, in part op: these, or without a name every one that can run on the device',
     )
 
+    parser.add_argument(
+        '--busy', type=_count, default=0, metavar='N',
+        help='time beside N processes that keep the CPU busy, as those that load data do; part op',
+    )
+
     group = parser.add_argument_group('part model')
     group.add_argument('--amp', choices=('bfloat16', 'float16'), help='mixed precision')
     group.add_argument('--torchcompile', action='store_true')
@@ -76,7 +81,16 @@ def parse_args(description: str, argv: Optional[List[str]] = None) -> argparse.N
     _split_only(parser, args)
     if args.plot is not None and 'scaling' not in args.part:
         parser.error('--plot draws the part scaling, which --part leaves out.')
+    if args.busy and list(args.part) != ['op']:
+        parser.error(f'--busy is for part op alone; got {", ".join(args.part)}. Add --part op.')
     return args
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 0:
+        raise argparse.ArgumentTypeError(f'must be 0 or more; got {text}.')
+    return count
 
 
 def _precision(dtype: str, tf32: bool) -> str:

@@ -19,7 +19,7 @@ _TEXT = (
     'part', 'subject', 'dtype', 'settings', 'phase', 'contestant', 'backend', 'status',
 )
 _NUMBERS = (
-    'pixels', 'in_chs', 'out_chs', 'batch_size', 'img_size', 'rounds', 'median_s', 'spread', 'images_per_s',
+    'busy', 'pixels', 'in_chs', 'out_chs', 'batch_size', 'img_size', 'rounds', 'median_s', 'spread', 'images_per_s',
     'times_as_fast', 'floor_ratio', 'base_ratio', 'base_ratio_spread', 'peak_mib', 'memory_share', 'memory_base_ratio',
 )
 # Of less memory the measure knows too little for a ratio.

@@ -51,4 +51,5 @@ def table(part: str, title: str, rows: List[Row]) -> Table:
 def _heading(row: Row) -> str:
     if row['part'] == 'scaling':
         return f'{row["subject"]}: P = {row["pixels"]:.0f}, C = {row["in_chs"]:.0f}'
-    return f'{row["subject"]}, {row["phase"]}'
+    beside = f', beside {row["busy"]:.0f} busy processes' if row.get('busy') else ''
+    return f'{row["subject"]}, {row["phase"]}{beside}'

@@ -1,5 +1,7 @@
 """Every backend against the reference formula in float64, over random shapes, values and instruction sets."""
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
@@ -38,6 +40,16 @@ def assert_close(actual, expected, tolerance):
         if want.numel():
             scale = want.abs().max().clamp(min=1e-30)
             assert ((got.double() - want).abs().max() / scale).item() <= tolerance, name
+
+
+@contextmanager
+def with_threads(number):
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def random_inputs(pixels, in_chs, out_chs, seed, dtype):
@@ -81,14 +93,23 @@ def test_more_pairs_than_a_panel_and_more_pixels_than_a_chunk(isa, in_chs, out_c
     assert_close(results(*inputs, 'native'), exact_results(*inputs), TOLERANCE[torch.float32])
 
 
-@pytest.mark.parametrize('threads', [1, 2, 5], indirect=True)
-@pytest.mark.parametrize('pixels', [1, 3, 300])
-def test_native_sums_do_not_depend_on_threads(threads, pixels):
-    inputs = random_inputs(pixels, 21, 19, 0, torch.float32)
-    output = results(*inputs, 'native')
-    torch.set_num_threads(1)
-    for name, got, want in zip(NAMES, output, results(*inputs, 'native')):
-        assert torch.equal(got, want), name
+# The last two have several pieces in every kernel, of the pairs and of the pixels, the last of them ragged.
+@pytest.mark.parametrize('isa', native_backend.instruction_sets())
+@pytest.mark.parametrize('pixels, in_chs, out_chs', [
+    (1, 21, 19), (3, 5, 1), (300, 21, 19), (601, 96, 90), (2100, 40, 33),
+])
+def test_native_sums_do_not_depend_on_threads(isa, pixels, in_chs, out_chs, monkeypatch):
+    number = native_backend.instruction_sets()[isa]
+    monkeypatch.setattr(native_backend, 'instruction_sets', lambda: {isa: number})
+    inputs = random_inputs(pixels, in_chs, out_chs, 0, torch.float32)
+    expected = exact_results(*inputs)
+    alone = results(*inputs, 'native')
+    assert_close(alone, expected, TOLERANCE[torch.float32])
+    for threads in (2, 3, 7):
+        with with_threads(threads):
+            for _ in range(3):
+                for name, got, want in zip(NAMES, results(*inputs, 'native'), alone):
+                    assert torch.equal(got, want), f'{name}, {threads} threads'
 
 
 @pytest.mark.parametrize('view', [

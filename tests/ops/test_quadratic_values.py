@@ -26,6 +26,7 @@ def random(*shape, dtype=torch.float64):
 def shrink_tiles(monkeypatch, elements, rows):
     monkeypatch.setattr(chunked, '_CPU_LANE_ELEMENTS', elements)
     monkeypatch.setattr(chunked, '_BLOCK_ROWS', rows)
+    monkeypatch.setattr(chunked, '_LEAST_LANE_PIXELS', 1)
 
 
 def numpy_formula(x, weight):
@@ -111,22 +112,22 @@ def test_plan_covers_every_pair_and_pixel_once(monkeypatch, threads):
     shrink_tiles(monkeypatch, 22, 2)
     x = random(22, 5)
     plan = chunked._Plan(x)
-    assert plan.lanes == 3 and plan.tile_pixels == 2
+    assert len(plan.lanes) == 3 and plan.tile_pixels == 2
     assert [(block.start, block.stop) for block in plan.blocks] == [(0, 2), (2, 4), (4, 5)]
     pairs = [(i, j) for block in plan.blocks for i in range(block.start, block.stop) for j in range(block.start, 5)]
     assert len(pairs) == len(set(pairs))
     assert {(i, j) for i, j in pairs if i <= j} == {(i, j) for i in range(5) for j in range(i, 5)}
     assert {(i, j) for i, j in pairs if i > j} == {(1, 0), (3, 2)}
-    parts = [part for part, _ in plan.load(x)]
-    assert [pixel for part in parts for pixel in range(22)[part]] == list(range(22))
-    assert len(parts) == 4
+    tiles = [tile for lane in plan.lanes for tile, _ in plan.load(lane, x)]
+    assert [pixel for tile in tiles for pixel in range(22)[tile]] == list(range(22))
+    assert [tile.stop - tile.start for tile in tiles] == [2, 2, 2, 1, 2, 2, 2, 1, 2, 2, 2, 2]
 
 
 def test_default_tiles_at_a_real_size():
     # More pixels than one tile and more pairs than one block, with the constants as shipped.
     x, weight = random(2500, 48, dtype=torch.float32), random(4, 48, 48, dtype=torch.float32)
     plan = chunked._Plan(x)
-    assert plan.lanes * plan.tile_pixels < 2500 and len(plan.blocks) > 1
+    assert len(plan.lanes) * plan.tile_pixels < 2500 and len(plan.blocks) > 1
     exact = torch.einsum('pi,oij,pj->po', x.double(), weight.double(), x.double())
     for backend in BACKENDS:
         output = quadratic_form(x, weight, backend=backend)

@@ -1,8 +1,13 @@
 """scripts/benchmark.py and the tables made from its results. No test looks at how long something took."""
 
 import math
+import os
+import select
 import signal
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import benchmark
@@ -10,7 +15,7 @@ import benchmark_table
 import pytest
 import readme_block
 import torch
-from benchmarking import forms, memory, scaling
+from benchmarking import busy, forms, memory, scaling
 from benchmarking.checks import CheckFailed, expect_close
 from benchmarking.compare import compare
 from benchmarking.floor import Floor
@@ -18,6 +23,7 @@ from benchmarking.options import parse_args
 from benchmarking.results import read_rows, to_rows
 from benchmarking.runs import Work
 from benchmarking.shape import FORWARD, FORWARD_BACKWARD, Shape
+from benchmarking.timing import alternate
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -61,6 +67,61 @@ def test_other_backends_take_part(tmp_path):
     assert benchmark.main([*TINY, '--only', '40x6x4', '--backends', '--dtype', 'float64', '--csv', str(csv)]) == 0
     names = [row['contestant'] for row in rows_of(csv, phase='forward')]
     assert names == ['ours', *available_backends('cpu', torch.float64)[1:], 'materialised', 'floor']
+
+
+class Watched(subprocess.Popen):
+    """Keeps the processes that were started."""
+    started = []
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.started.append(self)
+
+
+@pytest.fixture
+def started(monkeypatch):
+    monkeypatch.setattr(Watched, 'started', [])
+    monkeypatch.setattr(subprocess, 'Popen', Watched)
+    return Watched.started
+
+
+def test_beside_busy_processes(tmp_path, monkeypatch, started):
+    running = []
+    monkeypatch.setattr('benchmarking.compare.alternate', lambda works, rounds, device: (
+        running.append([process.poll() for process in started]), alternate(works, rounds, device),
+    )[1])
+    csv = tmp_path / 'benchmark.csv'
+    assert benchmark.main([*TINY, '--part', 'op', '--only', '40x6x4', '--busy', '2', '--csv', str(csv)]) == 0
+    rows = read_rows(csv)
+    assert {row['busy'] for row in rows} == {2} and '--busy 2' in rows[0]['command']
+    ours, other = rows[:2]
+    assert ours['times_as_fast'] == pytest.approx(other['median_s'] / ours['median_s'], rel=1e-4)
+    # Two for each phase, that ran while it was timed and no longer.
+    assert running == [[None] * 2, [-signal.SIGKILL] * 2 + [None] * 2]
+    assert [process.returncode for process in started] == [-signal.SIGKILL] * 4
+
+
+@pytest.mark.parametrize('error', [KeyboardInterrupt, RuntimeError])
+def test_no_busy_process_is_left_after_an_error(started, error):
+    with pytest.raises(error), busy.busy_processes(2):
+        raise error
+    assert [process.returncode for process in started] == [-signal.SIGKILL] * 2
+
+
+def test_no_busy_process_outlives_a_killed_benchmark():
+    program = (
+        'import sys, time; from benchmarking.busy import busy_processes\n'
+        'with busy_processes(1): print(flush=True); time.sleep(600)'
+    )
+    environ = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}
+    with subprocess.Popen([sys.executable, '-c', program], env=environ, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        child, = Path(f'/proc/{process.pid}/task/{process.pid}/children').read_text().split()
+        # It shares no pipe of ours: that it ends shows in that its descriptor becomes readable.
+        descriptor = os.pidfd_open(int(child))
+        process.kill()
+    assert select.select([descriptor], [], [], 120)[0]
+    os.close(descriptor)
 
 
 def test_model(tmp_path):
@@ -172,6 +233,8 @@ def test_out_of_memory_is_a_result():
     (['--part', 'op', '--only', 'dit_resnet20'], 'names nothing of the parts'),
     (['--part', 'op', '--plot', 'x.png'], 'leaves out'),
     (['--backends', 'chunkd'], 'cannot run on cpu with float32'),
+    (['--busy', '2'], 'for part op alone'),
+    (['--busy', '-1'], 'must be 0 or more'),
 ])
 def test_wrong_options(capsys, options, message):
     with pytest.raises(SystemExit):
