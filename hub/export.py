@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, Dict, Optional
 
 import yaml
-from timm.models import save_for_hf
 from torch import nn
 
 from dit_timm import __version__
+from dit_timm.models._timm_private import save_for_hf
 from dit_timm.models.golden import TOLERANCE, golden_difference, make_golden
 from dit_timm.models.weight_files import DamagedFile, digest, weights_bytes, write_file
 

@@ -272,7 +272,7 @@ for name, target in [('test_dit_resnet', 'net'), ('resnet18', 'base')]:
             if tensor.is_floating_point():  # also what starts at zero or one: quadratic terms, norms, their statistics
                 tensor.copy_(tensor + 0.05 * torch.rand_like(tensor))
         answers[target] = model(x)
-        timm.models.save_for_hf(model, target, safe_serialization=True)
+        timm.models._hub.save_for_hf(model, target, safe_serialization=True)
     if target == 'net':
         with torch.no_grad():
             model.layer2[0].conv2.quadratic.weight.zero_()
