@@ -21,10 +21,11 @@ from torch import nn
 from dit_timm.models._base_weights import INIT_SUFFIX
 from dit_timm.models.ablation import quadratic_terms
 from dit_timm.models.costs import count_costs
+from dit_timm.models.inputs import image_mode, input_config
 from dit_timm.models.weight_files import write_file
 
 from .export import CARD, CONFIG, WEIGHTS
-from .run import KEPT, Run, input_config, load_model
+from .run import KEPT, Run, load_model
 
 _TEMPLATE = Path(__file__).with_name('card.md.jinja')
 _BLOCK = re.compile(r'<!-- generated: (\w+)(?:\s+(\w+))?\s*-->(.*?)<!-- /generated: \1 -->', re.DOTALL)
@@ -155,13 +156,14 @@ def _name(config: Dict[str, Any]) -> str:
 
 def _facts(run: Run, config: Dict[str, Any], repo_id: str, data: str) -> Dict[str, Any]:
     model = load_model(run)
-    size = input_config(run, model)['input_size']
+    size = input_config(run.options, model)['input_size']
     return {
         'name': _name(config),
         'summary': f'{_kind(model)}, trained on {data}.',
         'costs': count_costs(model, size),
         'image_size': ' x '.join(map(str, size[1:])),
         'input_size': ', '.join(map(str, size)),
+        'image_mode': image_mode(run.options, size[0]),
         'data': data,
         'classes': _classes(model, config.get('label_names')),
         'topk': min(5, model.num_classes),

@@ -11,9 +11,10 @@ from torch import nn
 
 from dit_timm import __version__
 from dit_timm.models.golden import TOLERANCE, golden_difference, make_golden
+from dit_timm.models.inputs import input_config
 from dit_timm.models.weight_files import DamagedFile, digest, weights_bytes, write_file
 
-from .run import KEPT, Run, check_finite, input_config, load_model
+from .run import KEPT, Run, check_finite, load_model
 
 WEIGHTS, CONFIG, GOLDEN, CARD = 'model.safetensors', 'config.json', 'golden.safetensors', 'README.md'
 OPTIONS = 'args.yaml'
@@ -48,7 +49,7 @@ def export(run: Run, out: Path, tag: str, licence: Optional[str] = None, weights
     licence = licence_of(run, licence)
     model = load_model(run, weights)
     check_finite(model)
-    config = input_config(run, model)
+    config = input_config(run.options, model)
     golden = make_golden(model, config['input_size'])
     if golden_difference(model, golden) > TOLERANCE:
         raise DamagedFile(f'{run.folder}: float32 outputs differ from those in float64 by more than {TOLERANCE}.')

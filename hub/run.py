@@ -10,10 +10,10 @@ import timm
 import torch
 import yaml
 from safetensors import safe_open
-from timm.data import resolve_data_config
 from timm.models import get_pretrained_cfg, get_pretrained_cfg_value
 from torch import nn
 
+from dit_timm.models.inputs import input_arguments
 from dit_timm.models.weight_files import DamagedFile, load_weights, read_weights
 
 # Which weights of a run: those that it kept, or those of its last checkpoint, averaged or not.
@@ -100,18 +100,11 @@ def load_model(run: Run, weights: str = KEPT) -> nn.Module:
         FileNotFoundError: The run has no such weights.
     """
     options = run.options
-    kwargs = dict(options['model_kwargs'])
-    if options['img_size'] is not None and get_pretrained_cfg_value(options['model'], 'fixed_input_size'):
-        kwargs.setdefault('img_size', options['img_size'])
+    kwargs = input_arguments(options, get_pretrained_cfg_value(options['model'], 'fixed_input_size'))
     model = timm.create_model(options['model'], num_classes=options['num_classes'], **kwargs)
     path = _weights_path(run.folder, weights)
     load_weights(model, read_weights(path), path)
     return model.eval()
-
-
-def input_config(run: Run, model: nn.Module) -> Dict[str, Any]:
-    """Input size, mean, std, crop and interpolation that the run evaluated with."""
-    return resolve_data_config(dict(run.options), model=model)
 
 
 def _weights_path(folder: Path, weights: str) -> Path:

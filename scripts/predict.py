@@ -49,7 +49,7 @@ class Prediction(NamedTuple):
 # Not torch.inference_mode: see training.wide_bfloat16.
 @torch.no_grad()
 def predict(model: nn.Module, image: torch.Tensor, args: argparse.Namespace, topk: int) -> Prediction:
-    """Classify an image (3, H, W), normalised."""
+    """Classify an image (C, H, W), normalised."""
     def logits() -> torch.Tensor:
         with autocast(args):
             return model(image[None].to(args.device)).float()[0]
@@ -87,8 +87,8 @@ def find_images(names: List[str]) -> List[str]:
     return found
 
 
-def read_image(name: str) -> Image.Image:
-    """Read a file or URL.
+def read_image(name: str, mode: str = 'RGB') -> Image.Image:
+    """Read a file or URL, in a mode of Pillow.
 
     Raises:
         OSError: It cannot be had, or is no image; the message names it.
@@ -96,7 +96,7 @@ def read_image(name: str) -> Image.Image:
     source = io.BytesIO(_download(name)) if _is_url(name) else name
     try:
         with Image.open(source) as image:
-            return image.convert('RGB')
+            return image.convert(mode)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise OSError(f'{name} cannot be read as an image: {error}') from error
 
@@ -137,7 +137,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     unread = 0
     for name in find_images(args.images):
         try:
-            image = read_image(name)
+            image = read_image(name, config['input_img_mode'])
         except OSError as error:
             unread += 1
             print(f'error: {error}', file=sys.stderr)

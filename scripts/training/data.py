@@ -6,9 +6,11 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 from sklearn.model_selection import train_test_split
-from timm.data import create_dataset, get_img_extensions, resolve_data_config
+from timm.data import create_dataset, get_img_extensions
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
+
+from dit_timm.models.inputs import image_mode, input_config
 
 # Hugging Face's library has a cache of its own, which --data-dir can replace.
 _CACHED = ('hfds/', 'hfids/')
@@ -163,11 +165,6 @@ def check_folders(root: Path) -> None:
 
 
 def data_config(args: argparse.Namespace, model: nn.Module, use_test_size: bool = False) -> Dict[str, Any]:
-    """Input size, mean, std, crop and interpolation: the options', else the model's.
-
-    Args:
-        args: Options.
-        model: The network.
-        use_test_size: Take the model's size and crop for tests, where its pretrained weights have one.
-    """
-    return resolve_data_config(vars(args), model=model, use_test_size=use_test_size)
+    """What a network is shown of an image: see `input_config`, and 'input_img_mode', see `image_mode`."""
+    config = input_config(vars(args), model, use_test_size)
+    return {**config, 'input_img_mode': image_mode(vars(args), config['input_size'][0])}

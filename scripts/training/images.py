@@ -1,12 +1,13 @@
 """Images one by one: an image that cannot be read has a name, and augmentation depends on the image alone."""
 
 import warnings
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 from PIL import Image
 from timm.data import ImageDataset
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import Compose
 
 from .randomness import seed_cpu
 
@@ -24,6 +25,25 @@ def plain_message(error: Exception) -> str:
     if not text.startswith('Caught '):
         return text
     return text.splitlines()[-1].partition(': ')[2]
+
+
+def set_transform(dataset: Dataset, transform: Callable, mode: str) -> None:
+    """Let a data set convert its images to a mode of Pillow, then transform them."""
+    # What converts images as it reads them keeps what they have beyond RGB, such as transparency.
+    for reads in (dataset, getattr(dataset, 'reader', None)):
+        if hasattr(reads, 'input_img_mode'):
+            reads.input_img_mode = mode
+    dataset.transform = transform if isinstance(dataset, ImageDataset) else Compose([_Converted(mode), transform])
+
+
+class _Converted:
+    """A PIL image in a mode."""
+
+    def __init__(self, mode: str) -> None:
+        self.mode = mode
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        return image.convert(self.mode)
 
 
 class Images(Dataset):
@@ -81,7 +101,7 @@ class Images(Dataset):
         try:
             file, target = self.dataset.reader[index]
             with Image.open(file) as opened:
-                return opened.convert('RGB'), -1 if target is None else target
+                return opened.convert(self.dataset.input_img_mode), -1 if target is None else target
         except _UNREADABLE as error:
             raise UnreadableImage(
                 f'{self.filename(index)} cannot be read: {error}. Mend or remove it, or leave out all such images with '

@@ -9,7 +9,7 @@ from timm.data.loader import fast_collate
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 from torchvision.transforms import Compose, RandomCrop
 
-from .images import Images
+from .images import Images, set_transform
 from .prefetched import Prefetched
 from .resident import ResidentEvalBatches, ResidentSplits, ResidentTrainBatches, check_augmentation
 from .sampler import EpochBatches
@@ -52,7 +52,7 @@ def train_loader(
         images = resident.train(args, dataset, config)
         return ResidentTrainBatches(images, indices, config, batches, **flips), batches
     interpolation = args.train_interpolation
-    dataset.transform = create_transform(
+    transform = create_transform(
         config['input_size'],
         is_training=True,
         no_aug=args.no_aug,
@@ -70,7 +70,8 @@ def train_loader(
     )
     if args.crop_padding:
         crop = RandomCrop(config['input_size'][-2:], padding=args.crop_padding)
-        dataset.transform = Compose([crop, dataset.transform])
+        transform = Compose([crop, transform])
+    set_transform(dataset, transform, config['input_img_mode'])
     if is_stream(args.dataset):
         check_shards(dataset, args.workers, world_size)
         check_labels(dataset, args.num_classes)
@@ -109,7 +110,7 @@ def eval_loader(
     if resident is not None:
         images = resident.evaluation(args, split, dataset, config)
         return ResidentEvalBatches(images, indices, config, args.batch_size, rank, world_size)
-    dataset.transform = create_transform(
+    transform = create_transform(
         config['input_size'],
         interpolation=config['interpolation'],
         mean=config['mean'],
@@ -118,6 +119,7 @@ def eval_loader(
         crop_mode=config['crop_mode'],
         use_prefetcher=True,
     )
+    set_transform(dataset, transform, config['input_img_mode'])
     if is_stream(args.dataset):
         read_whole(dataset)
         if args.num_classes is not None:

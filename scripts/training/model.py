@@ -9,6 +9,8 @@ import torch
 from timm.models import get_pretrained_cfg_value
 from torch import nn
 
+from dit_timm.models.inputs import input_arguments
+
 from . import variants
 
 
@@ -26,9 +28,7 @@ def build_model(args: argparse.Namespace, **kwargs: Any) -> nn.Module:
     if not timm.is_model(args.model):
         near = difflib.get_close_matches(args.model, timm.list_models(), n=3)
         raise SystemExit(f'--model {args.model} is not known to timm. Near names: {", ".join(near) or "none"}.')
-    if args.img_size is not None and get_pretrained_cfg_value(args.model, 'fixed_input_size'):
-        kwargs['img_size'] = args.img_size
-    kwargs.update(args.model_kwargs)
+    kwargs.update(input_arguments(vars(args), get_pretrained_cfg_value(args.model, 'fixed_input_size')))
     model = timm.create_model(args.model, pretrained=args.pretrained, num_classes=args.num_classes, **kwargs)
     variants.apply(model, args.variant).to(args.device)
     return model.to(memory_format=torch.channels_last) if args.channels_last else model

@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from timm.utils import ParseKwargs
 
+from dit_timm.models.inputs import IMAGE_MODES
+
 from .cache import default_cache
 from .config import fraction, positive_int
 from .variants import DIT, VARIANTS
@@ -46,7 +48,17 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 def add_input_options(parser: argparse.ArgumentParser) -> None:
     """Options that say what a network is shown of an image."""
     group = parser.add_argument_group('input')
-    group.add_argument('--img-size', type=int, metavar='N', help='image size (default: the model\'s)')
+    group.add_argument('--img-size', type=positive_int, metavar='N', help='image size (default: the model\'s)')
+    group.add_argument(
+        '--in-chans', type=positive_int, metavar='N', help='channels of an image (default: the model\'s)',
+    )
+    group.add_argument(
+        '--input-size', type=positive_int, nargs=3, metavar=('C', 'H', 'W'), help='channels and image size in one',
+    )
+    group.add_argument(
+        '--input-img-mode', choices=tuple(IMAGE_MODES), metavar='MODE',
+        help=f'what images are converted to: {", ".join(IMAGE_MODES)} (default: L for one channel, RGB for three)',
+    )
     group.add_argument('--crop-pct', type=float, help='share of the image that evaluation crops')
     group.add_argument('--mean', type=float, nargs='+', help='mean of the pixels (default: the model\'s)')
     group.add_argument('--std', type=float, nargs='+', help='standard deviation of the pixels (default: the model\'s)')

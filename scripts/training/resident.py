@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dit_timm.models.weight_files import DamagedFile, digest, read_weights
 
-from .images import Images
+from .images import Images, set_transform
 from .randomness import seed_of
 from .sampler import EpochBatches
 from .streams import is_stream
@@ -147,7 +147,8 @@ class ResidentSplits:
         key = self._key(args, split, config, how)
         if key not in self._splits:
             self._check_room(len(dataset), config['input_size'])
-            self._splits[key] = self._read(dataset, transform, key[1:])
+            set_transform(dataset, transform, config['input_img_mode'])
+            self._splits[key] = self._read(dataset, key[1:])
         return self._splits[key]
 
     @staticmethod
@@ -155,14 +156,14 @@ class ResidentSplits:
             args: argparse.Namespace, split: str, config: Dict[str, Any], how: Tuple[Any, ...],
     ) -> Tuple[Any, ...]:
         source = (args.dataset, args.data_dir, args.class_map, args.input_key, args.target_key, split)
-        return source, tuple(config['input_size']), *how
+        return source, tuple(config['input_size']), config['input_img_mode'], *how
 
-    def _read(self, dataset: Dataset, transform: Callable, how: Tuple[Any, ...]) -> ResidentImages:
+    def _read(self, dataset: Dataset, how: Tuple[Any, ...]) -> ResidentImages:
         files = _files_digest(dataset)
         path = files and self.cache / f'{hashlib.sha256(f"{files} {how}".encode()).hexdigest()}.safetensors'
         tensors = _cached(path) if path else None
         if tensors is None:
-            tensors = _decode(dataset, transform)
+            tensors = _decode(dataset)
             if path:
                 _keep(tensors, path)
         moved = {name: tensor.to(self.device) for name, tensor in tensors.items()}
@@ -195,9 +196,8 @@ def _files_digest(dataset: Dataset) -> Optional[str]:
     return total.hexdigest()
 
 
-def _decode(dataset: Dataset, transform: Callable) -> Dict[str, torch.Tensor]:
+def _decode(dataset: Dataset) -> Dict[str, torch.Tensor]:
     """Decode all images, on all cores."""
-    dataset.transform = transform
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     loader = DataLoader(
         Images(dataset), batch_sampler=_Consecutive(len(dataset)), collate_fn=fast_collate,
