@@ -192,7 +192,7 @@ def _origin(run: Run) -> str:
     if run.base is None:
         return 'random'
     # Such a tag is the base network's weights, without a trained term.
-    return run.base_name + (', quadratic terms zero' if run.base.tag.endswith(INIT_SUFFIX) else '')
+    return run.base_name + (', quadratic terms zero' if (run.base.tag or '').endswith(INIT_SUFFIX) else '')
 
 
 def _training(run: Run) -> str:

@@ -12,6 +12,7 @@ from torch import nn
 from dit_timm import __version__
 from dit_timm.models.golden import TOLERANCE, golden_difference, make_golden
 from dit_timm.models.inputs import input_config
+from dit_timm.models.sources import public_name
 from dit_timm.models.weight_files import DamagedFile, digest, weights_bytes, write_file
 
 from .run import KEPT, Run, check_finite, load_model
@@ -66,6 +67,8 @@ def export(run: Run, out: Path, tag: str, licence: Optional[str] = None, weights
     write_file(out / GOLDEN, weights_bytes(golden))
     options = {key: value for key, value in run.options.items() if key not in _PRIVATE}
     options['config'] = run.recipe
+    if options.get('pretrained_from'):
+        options['pretrained_from'] = public_name(options['pretrained_from'])
     write_file(out / OPTIONS, yaml.safe_dump(options).encode())
     text = json.dumps(_config(run, model, config, tag, licence), indent=2) + '\n'
     write_file(out / CONFIG, text.encode())

@@ -1,6 +1,7 @@
 """What the folder of a run, as scripts/train.py writes it, says of its network."""
 
 import csv
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -14,6 +15,7 @@ from timm.models import get_pretrained_cfg, get_pretrained_cfg_value
 from torch import nn
 
 from dit_timm.models.inputs import input_arguments
+from dit_timm.models.sources import folder_of, read_source
 from dit_timm.models.weight_files import DamagedFile, load_weights, read_weights
 
 # Which weights of a run: those that it kept, or those of its last checkpoint, averaged or not.
@@ -47,12 +49,22 @@ class Run(NamedTuple):
     @property
     def base(self) -> Optional[timm.models.PretrainedCfg]:
         """Where the weights came from before the run; None for random ones."""
-        return get_pretrained_cfg(self.options['model']) if self.options['pretrained'] else None
+        if not self.options['pretrained']:
+            return None
+        name = self.options.get('pretrained_from')
+        if name is None:
+            return get_pretrained_cfg(self.options['model'])
+        source = read_source(name)
+        known = {field.name for field in dataclasses.fields(timm.models.PretrainedCfg)}
+        cfg = {key: value for key, value in source.cfg.items() if key in known}
+        repository = None if folder_of(name) else name.partition(':')[2].partition('@')[0]
+        return timm.models.PretrainedCfg(**{**cfg, 'architecture': source.architecture, 'hf_hub_id': repository})
 
     @property
     def base_name(self) -> Optional[str]:
         """What the weights before the run are called: on the Hub, or else in timm's registry."""
-        return self.base and (self.base.hf_hub_id or f'{self.base.architecture}.{self.base.tag}')
+        base = self.base
+        return base and (base.hf_hub_id or '.'.join(filter(None, (base.architecture, base.tag))))
 
     @property
     def recipe(self) -> Optional[str]:

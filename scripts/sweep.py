@@ -31,7 +31,7 @@ from training.processes import Processes
 from training.resident import ResidentSplits
 from training.sweep import Sweep, SweepRun, read_sweep
 from training.trained import result_on_test
-from training.variants import PLAIN
+from training.variants import PLAIN, dit_network
 from zoo.differences import differences
 from zoo.rows import paired, summary
 
@@ -249,8 +249,9 @@ def _recorded(args: argparse.Namespace, runs: Runs) -> List[str]:
 
     def is_recorded(run: SweepRun) -> bool:
         recipe = sha256_of(recipe_text(run.recipe))
-        options = differences(vars(runs.options[run.name]), run.recipe)
-        return (runs.sweep.data, run.model, run.variant, recipe, options, str(run.seed)) in rows
+        parsed = runs.options[run.name]
+        options = differences(vars(parsed), run.recipe)
+        return (runs.sweep.data, dit_network(parsed.model), run.variant, recipe, options, str(run.seed)) in rows
 
     return [run.name for run in runs.sweep.runs if is_recorded(run)]
 

@@ -31,6 +31,7 @@ from training.options import add_data_options, add_input_options, add_model_opti
 from training.trained import add_checkpoint_option, known_classes, load_trained, parse_with_run
 
 from dit_timm.models.ablation import remove_quadratic
+from dit_timm.models.sources import is_source
 from dit_timm.models.weight_files import DamagedFile
 
 _ERRORS = (OSError, ValueError, DamagedFile, UnreadableImage)
@@ -58,7 +59,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_data_options(parser)
     add_input_options(parser)
-    parser.add_argument('--crop-mode', choices=('center', 'squash', 'border'), help='default: the model\'s')
     parser.add_argument(
         '--use-train-size', action='store_true',
         help='the size and crop of training, where pretrained weights have others for tests',
@@ -89,7 +89,7 @@ def parse_args(argv: Optional[List[str]] = None) -> List[argparse.Namespace]:
 
 
 def _names(parser: argparse.ArgumentParser, pattern: str) -> List[str]:
-    if not any(character in pattern for character in '*?['):
+    if is_source(pattern) or not any(character in pattern for character in '*?['):
         return [pattern]
     names = timm.list_pretrained(pattern)
     if not names:

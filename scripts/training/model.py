@@ -9,9 +9,44 @@ import torch
 from timm.models import get_pretrained_cfg_value
 from torch import nn
 
-from dit_timm.models.inputs import input_arguments
+from dit_timm.errors import InvalidInput
+from dit_timm.models.inputs import input_arguments, requested_input
+from dit_timm.models.sources import folder_of, is_source, read_source
+from dit_timm.models.weight_files import DamagedFile
 
 from . import variants
+
+# What a pretrained cfg says of images beside their size, in options of that name.
+_OF_IMAGES = ('mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
+
+
+def resolve_source(args: argparse.Namespace) -> None:
+    """Express `--model local-dir:...` or `hf-hub:...` by other options, of which `--pretrained-from` is one.
+
+    They say all that the network of a run needs, whatever becomes of the folder or repository.
+
+    Raises:
+        UserError: See `read_source`.
+    """
+    if not is_source(args.model):
+        return
+    if args.pretrained_from not in (None, args.model):
+        raise InvalidInput(f'--model {args.model} and --pretrained-from {args.pretrained_from}: leave one of them out.')
+    folder = folder_of(args.model)
+    args.pretrained_from = args.model if folder is None else f'local-dir:{folder.absolute()}'
+    source = read_source(args.pretrained_from)
+    args.model = source.architecture
+    args.model_kwargs = {**source.model_args, **args.model_kwargs}
+    own = source.cfg.get('input_size', (3, 224, 224))
+    channels, size = requested_input(vars(args))
+    channels = channels or args.model_kwargs.get('in_chans', own[0])
+    args.input_size = [channels, *(size or own[1:])]
+    for name in _OF_IMAGES:
+        value = source.cfg.get(name)
+        if getattr(args, name) in (None, '') and value is not None:
+            if isinstance(value, (tuple, list)):
+                value = list(value) if len(value) == channels else [sum(value) / len(value)]
+            setattr(args, name, value)
 
 
 def build_model(args: argparse.Namespace, **kwargs: Any) -> nn.Module:
@@ -22,13 +57,28 @@ def build_model(args: argparse.Namespace, **kwargs: Any) -> nn.Module:
         **kwargs: More arguments of `timm.create_model`; `--model-kwargs` wins.
 
     Raises:
-        SystemExit: timm knows no such model; near names are listed.
-        ValueError: `--variant` is not one of this network.
+        InvalidInput: timm knows no such model; near names are listed. Or `--variant` is not one of this network.
+        DamagedFile: The weights of a folder or repository do not fit its network.
     """
-    if not timm.is_model(args.model):
-        near = difflib.get_close_matches(args.model, timm.list_models(), n=3)
-        raise SystemExit(f'--model {args.model} is not known to timm. Near names: {", ".join(near) or "none"}.')
-    kwargs.update(input_arguments(vars(args), get_pretrained_cfg_value(args.model, 'fixed_input_size')))
-    model = timm.create_model(args.model, pretrained=args.pretrained, num_classes=args.num_classes, **kwargs)
+    name = getattr(args, 'pretrained_from', None) if args.pretrained else None
+    name = name or args.model
+    if is_source(name):
+        source = read_source(name)
+        if args.model not in (name, source.architecture):
+            raise InvalidInput(f'{name} is a {source.architecture}, and the network to train a {args.model}.')
+        fixed = source.cfg.get('fixed_input_size')
+    elif timm.is_model(name):
+        fixed = get_pretrained_cfg_value(name, 'fixed_input_size')
+    else:
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        raise InvalidInput(f'--model {name} is not known to timm. Near names: {", ".join(near) or "none"}.')
+    kwargs.update(input_arguments(vars(args), fixed))
+    try:
+        model = timm.create_model(name, pretrained=args.pretrained, num_classes=args.num_classes, **kwargs)
+    except (RuntimeError, FileNotFoundError) as error:
+        # The word of timm and torch for weights that are missing, cut short, or of another network.
+        if not (args.pretrained and is_source(name)):
+            raise
+        raise DamagedFile(f'{name}: its weights cannot be loaded: {str(error).strip()}') from error
     variants.apply(model, args.variant).to(args.device)
     return model.to(memory_format=torch.channels_last) if args.channels_last else model

@@ -60,6 +60,7 @@ def add_input_options(parser: argparse.ArgumentParser) -> None:
         help=f'what images are converted to: {", ".join(IMAGE_MODES)} (default: L for one channel, RGB for three)',
     )
     group.add_argument('--crop-pct', type=float, help='share of the image that evaluation crops')
+    group.add_argument('--crop-mode', choices=('center', 'squash', 'border'), help='default: the model\'s')
     group.add_argument('--mean', type=float, nargs='+', help='mean of the pixels (default: the model\'s)')
     group.add_argument('--std', type=float, nargs='+', help='standard deviation of the pixels (default: the model\'s)')
     group.add_argument('--interpolation', default='', help='how images are resized (default: the model\'s)')
@@ -71,10 +72,14 @@ def add_model_options(parser: argparse.ArgumentParser, several: bool = False) ->
     if several:
         group.add_argument(
             '--model', nargs='+', default=['dit_resnet20'], metavar='NAME',
-            help='name, or pattern of names with pretrained weights; several are evaluated one after the other',
+            help='name, pattern of names with pretrained weights, local-dir:FOLDER or hf-hub:OWNER/NAME; several are '
+                 'evaluated one after the other (default: dit_resnet20)',
         )
     else:
-        group.add_argument('--model', default='dit_resnet20', metavar='NAME')
+        group.add_argument(
+            '--model', default='dit_resnet20', metavar='NAME',
+            help='of timm\'s registry, or local-dir:FOLDER or hf-hub:OWNER/NAME (default: %(default)s)',
+        )
     group.add_argument('--pretrained', action=argparse.BooleanOptionalAction, default=False)
     group.add_argument('--num-classes', type=int, metavar='N', help='default: the number of classes in the data')
     group.add_argument('--model-kwargs', nargs='*', default={}, action=ParseKwargs, metavar='KEY=VALUE')
@@ -96,6 +101,11 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     """Options of the optimisation."""
     group = parser.add_argument_group('optimisation')
     group.add_argument('--train-split', default='train', metavar='NAME')
+    group.add_argument(
+        '--pretrained-from', metavar='SOURCE',
+        help='where --pretrained has the weights from, local-dir:FOLDER or hf-hub:OWNER/NAME, if not from where timm '
+             'has them; --model SOURCE sets it too',
+    )
     group.add_argument(
         '--val-fraction', type=fraction, default=0., metavar='SHARE',
         help='hold out this share of the training images, evaluate on it after each epoch in place of --val-split, '

@@ -15,6 +15,8 @@ from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Sequence
 import timm
 import yaml
 
+from dit_timm.models.sources import folder_of, is_source, public_name, read_source
+
 from .variants import VARIANTS
 
 _KEYS = {'data': str, 'recipe': str, 'options': dict, 'runs': list}
@@ -27,7 +29,7 @@ class SweepRun(NamedTuple):
     """A run of a sweep.
 
     Attributes:
-        model: The Dit network, of whose variants this is one.
+        model: The Dit network, of whose variants this is one, by the name that scripts/train.py takes.
         variant: See `VARIANTS`.
         seed: Seed.
         recipe: The recipe.
@@ -42,7 +44,9 @@ class SweepRun(NamedTuple):
     @property
     def name(self) -> str:
         """The name of its folder."""
-        return f'{self.model}-{self.variant}-s{self.seed}'
+        # Of a folder its own name, of a repository owner and name.
+        name = public_name(self.model).partition(':')[2] if is_source(self.model) else self.model
+        return f'{name.replace("/", "_")}-{self.variant}-s{self.seed}'
 
 
 class Sweep(NamedTuple):
@@ -91,7 +95,13 @@ def _expanded(entry: Any, content: Mapping[str, Any], path: Path, where: str) ->
     if own:
         raise ValueError(f'{where}: {", ".join(own)} cannot be options, since runs or the command line have their own.')
     for model in entry['models']:
-        _check_known(model, timm.list_models('*dit_*'), 'model', where)
+        folder = folder_of(model)
+        if folder is not None:
+            model = f'local-dir:{(path.parent / folder).resolve()}'
+        if is_source(model):
+            read_source(model)
+        else:
+            _check_known(model, timm.list_models('*dit_*'), 'model', where)
         for seed in entry['seeds']:
             if not isinstance(seed, int):
                 raise ValueError(f'{where}: seeds are whole numbers; got {seed!r}.')

@@ -151,6 +151,8 @@ class Trainer:
             )
         if args.quadratic_lr_scale != 1 and not any(is_quadratic(name) for name, _ in self.model.named_parameters()):
             lines.append('--quadratic-lr-scale changes nothing: the network has no quadratic term.')
+        if args.pretrained_from and not args.pretrained and args.resume is None:
+            lines.append(f'The weights of {args.pretrained_from} are not used: --pretrained begins with them.')
         if self.uncaptured is not None and args.device.startswith('cuda'):
             lines.append(f'Steps are not captured as a CUDA graph: {self.uncaptured}')
         if lacks_bfloat16(args):
