@@ -11,7 +11,7 @@ from torch import nn
 
 from dit_timm import __version__
 from dit_timm.models.golden import TOLERANCE, golden_difference, make_golden
-from dit_timm.models.inputs import input_config
+from dit_timm.models.inputs import input_config, options_metadata
 from dit_timm.models.sources import public_name
 from dit_timm.models.weight_files import DamagedFile, digest, weights_bytes, write_file
 
@@ -59,6 +59,7 @@ def export(run: Run, out: Path, tag: str, licence: Optional[str] = None, weights
         'format': 'pt', 'model': run.options['model'], 'tag': tag, 'licence': licence, 'dit_timm': __version__,
         'weights': weights, 'golden_sha256': digest(golden),
     }
+    metadata.update(options_metadata(run.options))
     if run.classes:
         metadata['classes'] = json.dumps(run.classes)
     if run.recipe is not None:

@@ -109,8 +109,6 @@ def validate(args: argparse.Namespace) -> Dict[str, Any]:
         print(f'images that cannot be read and are left out: {len(bad)}')
     classes = class_names(dataset)
     valid = read_valid_labels(args.valid_labels) if args.valid_labels else None
-    if args.checkpoint is not None and classes is not None and valid is None:
-        args.num_classes = args.num_classes or len(classes)
     model = load_trained(args)
     if classes is not None and valid is None and not args.class_map:
         _check_names(args, known_classes(args, model), classes)
@@ -124,8 +122,11 @@ def validate(args: argparse.Namespace) -> Dict[str, Any]:
             config['crop_pct'] = 1.
     if valid is not None:
         model = SomeClasses(model, valid)
-    if classes is not None and model.num_classes < len(classes):
-        raise ValueError(f'{args.model} has {model.num_classes} classes, but the data have {len(classes)}.')
+    # Of a pretrained network, and by --valid-labels, there may be more classes than the data have.
+    more_may_be = args.checkpoint is None or valid is not None
+    known = model.num_classes
+    if classes is not None and (known < len(classes) or known > len(classes) and not more_may_be):
+        raise ValueError(f'{args.model} has {known} classes, but the data have {len(classes)}.')
     confusion = Confusion(model.num_classes)
     real = _real_labels(args, dataset)
 

@@ -1,5 +1,6 @@
 """What a network is given: its channels, its image size and how pixels are normalised, from options named as timm's."""
 
+import json
 from typing import Any, Dict, Mapping, Optional, Tuple
 
 from timm.data import resolve_data_config
@@ -9,6 +10,12 @@ from ..errors import InvalidInput
 
 _REQUESTS = ('in_chans', 'input_size', 'img_size')
 _STATISTICS = ('mean', 'std')
+# In the metadata of files of weights, see `options_metadata`.
+OPTIONS = 'options'
+_SAID = (
+    'num_classes', 'model_kwargs', 'variant', *_REQUESTS, *_STATISTICS, 'input_img_mode', 'interpolation', 'crop_pct',
+    'crop_mode',
+)
 # Modes of Pillow with 8 bits a channel, and how many channels they have.
 IMAGE_MODES = {'L': 1, 'LA': 2, 'RGB': 3, 'YCbCr': 3, 'LAB': 3, 'HSV': 3, 'RGBA': 4, 'CMYK': 4}
 _MODE_OF_CHANNELS = {1: 'L', 2: 'LA', 3: 'RGB', 4: 'RGBA'}
@@ -86,6 +93,12 @@ def input_config(options: Mapping[str, Any], model: nn.Module, use_test_size: bo
         values = tuple(config[name] if values is None else values)
         config[name] = values if len(values) == channels else (sum(values) / len(values),) * channels
     return config
+
+
+def options_metadata(options: Mapping[str, Any]) -> Dict[str, str]:
+    """What a file of weights says of the options that its network and its images need, beside the network's name."""
+    said = {name: options[name] for name in _SAID if options.get(name) not in (None, '', {})}
+    return {OPTIONS: json.dumps(said, sort_keys=True)}
 
 
 def _channels(model: nn.Module) -> Optional[int]:

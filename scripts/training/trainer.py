@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from dit_timm.models.inputs import options_metadata
 from dit_timm.models.weight_files import DamagedFile, load_weights, read_weights, weights_bytes, write_file
 
 from .captured import create_steps, why_uncaptured
@@ -369,7 +370,7 @@ class Trainer:
         if self.processes.is_first:
             metadata = {
                 'model': self.args.model, 'epoch': str(self.epoch), 'format': 'pt',
-                **classes_metadata(class_names(self.train_set)),
+                **options_metadata(vars(self.args)), **classes_metadata(class_names(self.train_set)),
             }
             content = weights_bytes(self._evaluated().state_dict(), metadata)
             write_file(folder / 'model.safetensors', content)
