@@ -66,6 +66,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     if args.data_dir and '://' not in args.data_dir and '::' not in args.data_dir:
         # So that a run can be gone on with, and evaluated, from any folder.
         args.data_dir = str(Path(args.data_dir).absolute())
+    if args.class_map and Path(args.class_map).is_file():
+        args.class_map = str(Path(args.class_map).absolute())
     return args
 
 
@@ -184,7 +186,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         setup_default_logging()
     try:
         run(args, processes)
-    except (ValueError, DamagedFile, UnreadableImage, FloatingPointError, ImportError) as error:
+    except (UserError, ValueError, DamagedFile, UnreadableImage, FloatingPointError, ImportError) as error:
         sys.exit(f'error: {plain_message(error)}')
     except Interrupted as stopped:
         if processes.is_first:

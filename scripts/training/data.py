@@ -12,6 +12,9 @@ from torch.utils.data import Dataset, IterableDataset
 
 from dit_timm.models.inputs import image_mode, input_config
 
+from .archives import check_archive, compressed
+from .class_map import read_class_map
+
 # Hugging Face's library has a cache of its own, which --data-dir can replace.
 _CACHED = ('hfds/', 'hfids/')
 # What a split may be called instead, as in timm.
@@ -27,6 +30,7 @@ def open_split(args: argparse.Namespace, split: str, is_training: bool = False) 
     Raises:
         FileNotFoundError: There is no such split; what there is instead is listed.
     """
+    class_map = read_class_map(args.class_map, args.data_dir) if args.class_map else None
     if args.dataset:
         if not args.data_dir and not args.dataset.lower().startswith(_CACHED):
             raise FileNotFoundError(f'--dataset {args.dataset} needs --data-dir, the folder that has or will have it.')
@@ -34,7 +38,7 @@ def open_split(args: argparse.Namespace, split: str, is_training: bool = False) 
             args.dataset,
             root=args.data_dir,
             split=split,
-            class_map=args.class_map,
+            class_map=class_map or '',
             is_training=is_training,
             download=args.dataset_download,
             batch_size=args.batch_size,
@@ -53,7 +57,7 @@ def open_split(args: argparse.Namespace, split: str, is_training: bool = False) 
     path = _find_split(root, split)
     check_folders(path)
     return create_dataset(
-        '', root=str(path), search_split=False, is_training=is_training, class_map=args.class_map or None,
+        '', root=str(path), search_split=False, is_training=is_training, class_map=class_map,
     )
 
 
@@ -63,7 +67,12 @@ def _find_split(root: Path, split: str) -> Path:
     for name in (split, *_SYNONYMS.get(split, ())):
         for path in (root / f'{name}.tar', root / name):
             if path.exists():
+                if path.is_file():
+                    check_archive(path)
                 return path
+        packed = compressed(root, name)
+        if packed is not None:
+            check_archive(packed)
     found = sorted(path.name for path in root.iterdir())
     raise FileNotFoundError(
         f'--data-dir {root} has no split {split!r}, neither a folder nor a .tar; it has {found[:10]}. '

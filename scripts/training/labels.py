@@ -29,7 +29,8 @@ def read_valid_labels(name: str) -> List[int]:
     if name in _LISTS:
         text = importlib.resources.files('timm.data').joinpath('_info', f'{name}_indices.txt').read_text()
     elif Path(name).is_file():
-        text = Path(name).read_text()
+        # Editors of Windows begin UTF-8 with a mark of their own.
+        text = Path(name).read_text(encoding='utf-8-sig')
     else:
         raise OSError(f'--valid-labels {name} is no file, and neither of {", ".join(_LISTS)}.')
     try:
