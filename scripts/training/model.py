@@ -2,7 +2,9 @@
 
 import argparse
 import difflib
-from typing import Any
+import inspect
+import re
+from typing import Any, Dict, Tuple
 
 import timm
 import torch
@@ -18,6 +20,7 @@ from . import variants
 
 # What a pretrained cfg says of images beside their size, in options of that name.
 _OF_IMAGES = ('mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
+_OF_PYTHON = {'self', 'args', 'kwargs'}
 
 
 def resolve_source(args: argparse.Namespace) -> None:
@@ -49,6 +52,25 @@ def resolve_source(args: argparse.Namespace) -> None:
             setattr(args, name, value)
 
 
+def check_model(args: argparse.Namespace) -> None:
+    """Refuse a network that there is not, or `--model-kwargs` that are not its, before any data are read.
+
+    Raises:
+        UserError: See `build_model`.
+    """
+    name, fixed = _found(args)
+    if not args.model_kwargs:
+        return
+    if 'num_classes' in args.model_kwargs:
+        raise InvalidInput('--model-kwargs num_classes: --num-classes says it.')
+    try:
+        with torch.device('meta'):
+            _created(name, args, False, input_arguments(vars(args), fixed))
+    except (RuntimeError, NotImplementedError):
+        # Not every network of timm can be made without memory; it is made later.
+        pass
+
+
 def build_model(args: argparse.Namespace, **kwargs: Any) -> nn.Module:
     """Create the network on its device and in its memory format.
 
@@ -60,21 +82,10 @@ def build_model(args: argparse.Namespace, **kwargs: Any) -> nn.Module:
         InvalidInput: timm knows no such model; near names are listed. Or `--variant` is not one of this network.
         DamagedFile: The weights of a folder or repository do not fit its network.
     """
-    name = getattr(args, 'pretrained_from', None) if args.pretrained else None
-    name = name or args.model
-    if is_source(name):
-        source = read_source(name)
-        if args.model not in (name, source.architecture):
-            raise InvalidInput(f'{name} is a {source.architecture}, and the network to train a {args.model}.')
-        fixed = source.cfg.get('fixed_input_size')
-    elif timm.is_model(name):
-        fixed = get_pretrained_cfg_value(name, 'fixed_input_size')
-    else:
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        raise InvalidInput(f'--model {name} is not known to timm. Near names: {", ".join(near) or "none"}.')
+    name, fixed = _found(args)
     kwargs.update(input_arguments(vars(args), fixed))
     try:
-        model = timm.create_model(name, pretrained=args.pretrained, num_classes=args.num_classes, **kwargs)
+        model = _created(name, args, args.pretrained, {**kwargs, 'num_classes': args.num_classes})
     except (RuntimeError, FileNotFoundError) as error:
         # The word of timm and torch for weights that are missing, cut short, or of another network.
         if not (args.pretrained and is_source(name)):
@@ -82,3 +93,39 @@ def build_model(args: argparse.Namespace, **kwargs: Any) -> nn.Module:
         raise DamagedFile(f'{name}: its weights cannot be loaded: {str(error).strip()}') from error
     variants.apply(model, args.variant).to(args.device)
     return model.to(memory_format=torch.channels_last) if args.channels_last else model
+
+
+def _found(args: argparse.Namespace) -> Tuple[str, bool]:
+    """The name that timm takes for the network, and whether it is made for one image size."""
+    name = getattr(args, 'pretrained_from', None) if args.pretrained else None
+    name = name or args.model
+    if is_source(name):
+        source = read_source(name)
+        if args.model not in (name, source.architecture):
+            raise InvalidInput(f'{name} is a {source.architecture}, and the network to train a {args.model}.')
+        return name, source.cfg.get('fixed_input_size', False)
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        raise InvalidInput(f'--model {name} is not known to timm. Near names: {", ".join(near) or "none"}.')
+    return name, get_pretrained_cfg_value(name, 'fixed_input_size')
+
+
+def _created(name: str, args: argparse.Namespace, pretrained: bool, kwargs: Dict[str, Any]) -> nn.Module:
+    try:
+        return timm.create_model(name, pretrained=pretrained, **kwargs)
+    except TypeError as error:
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unknown is None or unknown[1] not in args.model_kwargs:
+            raise
+        with torch.device('meta'):
+            own = timm.create_model(name)
+        known = {key for kind in type(own).__mro__ for key in inspect.signature(kind.__init__).parameters}
+        near = difflib.get_close_matches(unknown[1], known - _OF_PYTHON, n=3)
+        raise InvalidInput(
+            f'--model-kwargs {unknown[1]}: {args.model} has no such argument. Near names: {", ".join(near) or "none"}.'
+        ) from error
+    except (ValueError, AssertionError) as error:
+        if not args.model_kwargs:
+            raise
+        words = ' '.join(f'{key}={value}' for key, value in args.model_kwargs.items())
+        raise InvalidInput(f'--model-kwargs {words}: {args.model} refuses them: {error}') from error

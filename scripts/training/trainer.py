@@ -22,7 +22,7 @@ from .images import readable
 from .interrupt import Interrupt, Interrupted, StopRequest
 from .loaders import Batches, eval_loader, train_loader
 from .logs import Logs, write_csv
-from .model import build_model
+from .model import build_model, check_model
 from .optim import freeze_all_but, is_quadratic, set_training
 from .processes import Processes
 from .resident import ResidentSplits
@@ -61,6 +61,7 @@ class Trainer:
         self.args, self.processes = args, processes
         self.show = show and processes.is_first
         self.resident = resident or ResidentSplits(args.device, args.data_cache) if args.data_on_device else None
+        check_model(args)
         self._open_data()
         self.model = build_model(args, drop_rate=args.drop, drop_path_rate=args.drop_path)
         if args.grad_checkpointing:
