@@ -10,6 +10,7 @@ import httpx2
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from dit_timm.commands import set_up_printing
 from dit_timm.models.hub_errors import remedy
 from dit_timm.models.weight_files import DamagedFile
 
@@ -145,6 +146,7 @@ _COMMANDS = {'export': _export, 'card': _card, 'push': _push, 'verify': _verify,
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Run a command; returns the exit code."""
+    set_up_printing()
     args = _parser().parse_args(argv)
     try:
         return _COMMANDS[args.command](args)

@@ -130,7 +130,7 @@ def _weights_path(folder: Path, weights: str) -> Path:
 
 
 def _rows(path: Path) -> List[Dict[str, str]]:
-    with path.open(newline='') as file:
+    with path.open(newline='', encoding='utf-8') as file:
         reader = csv.DictReader(file)
         rows, columns, needed = list(reader), reader.fieldnames or [], _COLUMNS[path.name]
     if not rows or not needed.issubset(columns):

@@ -27,6 +27,7 @@ from training.variants import DIT, PLAIN, dit_network
 from zoo.differences import differences
 from zoo.rows import REMOVED, add_rows
 
+from dit_timm.commands import set_up_printing
 from dit_timm.models.ablation import quadratic_terms, remove_quadratic
 from dit_timm.models.weight_files import DamagedFile
 
@@ -37,6 +38,7 @@ RESULTS = Path(__file__).parent.parent / 'hub' / 'results' / 'runs.csv'
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Record runs; returns the exit code."""
+    set_up_printing()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('runs', nargs='+', type=Path, metavar='RUN', help='folders that scripts/train.py wrote')
     parser.add_argument('--data', required=True, metavar='NAME', help='what the data are called in tables')

@@ -22,6 +22,7 @@ from training.environment import environment
 from training.logs import read_csv, write_csv
 from training.trained import classes_metadata, load_trained, result_on_test
 
+from dit_timm.commands import set_up_printing
 from dit_timm.models.golden import make_golden
 from dit_timm.models.weight_files import DamagedFile, load_weights, read_weights, weights_bytes, write_file
 
@@ -34,6 +35,7 @@ _DATA = ('data_dir', 'dataset', 'dataset_download', 'class_map', 'input_key', 't
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Ship runs; returns the exit code."""
+    set_up_printing()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('runs', nargs='+', type=Path, metavar='RUN', help='folders that scripts/train.py wrote')
     parser.add_argument('--tag', required=True, help='names the data, such as cifar10')

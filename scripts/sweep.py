@@ -20,6 +20,7 @@ import train
 from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from timm.utils import setup_default_logging
 from training.checkpoint import list_checkpoints
 from training.config import RECIPE, Parser, positive_int, recipe_text, sha256_of, words_of
@@ -35,6 +36,7 @@ from training.variants import PLAIN, dit_network
 from zoo.differences import differences
 from zoo.rows import paired, summary
 
+from dit_timm.commands import set_up_printing
 from dit_timm.models.costs import count_costs
 from dit_timm.models.weight_files import DamagedFile
 
@@ -171,7 +173,7 @@ def _check_together(options: argparse.Namespace, args: argparse.Namespace) -> No
 
 def print_results(runs: Runs) -> None:
     """Print a table of the runs that have ended, and the command that records them."""
-    table = Table(title=f'{runs.sweep.data}, {runs.sweep.path.name}: top-1 on the test split (%)')
+    table = Table(title=Text(f'{runs.sweep.data}, {runs.sweep.path.name}: top-1 on the test split (%)'))
     for name in ('network', 'variant', 'runs', 'mean ± deviation', 'against plain, 95 % interval'):
         table.add_column(name)
     results: Dict[str, Dict[str, Dict[str, float]]] = {}
@@ -185,7 +187,7 @@ def print_results(runs: Runs) -> None:
         for variant, by_seed in variants.items():
             difference = paired(by_seed, variants[PLAIN]) if variant != PLAIN and PLAIN in variants else None
             table.add_row(
-                model, variant, str(len(by_seed)), str(summary(by_seed.values())),
+                Text(model), variant, str(len(by_seed)), str(summary(by_seed.values())),
                 difference.interval() if difference else '',
             )
     if ended:
@@ -195,6 +197,7 @@ def print_results(runs: Runs) -> None:
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Train; returns the exit code: 1 if a run failed, 130 after Ctrl-C."""
+    set_up_printing()
     args = parse_args(argv)
     setup_default_logging()
     try:

@@ -32,6 +32,7 @@ from training.streams import is_stream
 from training.trainer import Trainer
 from training.variants import FROZEN, resolve
 
+from dit_timm.commands import set_up_printing
 from dit_timm.errors import UserError
 from dit_timm.models.weight_files import DamagedFile, write_file
 
@@ -180,6 +181,7 @@ def run(args: argparse.Namespace, processes: Processes) -> Optional[Dict[str, An
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Train, evaluate after each epoch, and save."""
+    set_up_printing()
     args = parse_args(argv)
     processes = Processes(args)
     if processes.is_first:

@@ -27,9 +27,11 @@ from training.images import UnreadableImage, plain_message, readable
 from training.labels import SomeClasses, read_valid_labels
 from training.loaders import eval_loader
 from training.logs import write_csv
+from training.model import check_model
 from training.options import add_data_options, add_input_options, add_model_options
 from training.trained import add_checkpoint_option, known_classes, load_trained, parse_with_run
 
+from dit_timm.commands import set_up_printing
 from dit_timm.models.ablation import remove_quadratic
 from dit_timm.models.sources import is_source
 from dit_timm.models.weight_files import DamagedFile
@@ -103,6 +105,7 @@ def _of_model(args: argparse.Namespace, name: str) -> argparse.Namespace:
 
 def validate(args: argparse.Namespace) -> Dict[str, Any]:
     """Evaluate one network, and write what the options ask for; returns its row of results, as timm's."""
+    check_model(args)
     dataset, indices = open_evaluated(args)
     if args.skip_bad_images:
         indices, bad = readable(dataset, indices, args.workers)
@@ -187,6 +190,7 @@ def _real_labels(args: argparse.Namespace, dataset: Any) -> Optional[RealLabelsI
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Evaluate and print; returns the exit code, 1 if a network could not be evaluated."""
+    set_up_printing()
     setup_default_logging()
     rows, failed = [], 0
     for args in parse_args(argv):

@@ -10,6 +10,7 @@ from timm.data import create_dataset, get_img_extensions
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
+from dit_timm.errors import InvalidInput
 from dit_timm.models.inputs import image_mode, input_config
 
 from .archives import check_archive, compressed
@@ -143,9 +144,13 @@ def check_classes(train_set: Dataset, other: Optional[Dataset], num_classes: Opt
     if classes is None:
         if num_classes is None and isinstance(train_set, IterableDataset):
             raise ValueError('The data do not say how many classes they have: name --num-classes.')
+        if num_classes == 1:
+            raise InvalidInput('--num-classes is 1: a network tells two or more apart.')
         return num_classes
     if num_classes is not None and num_classes < len(classes):
         raise ValueError(f'--num-classes is {num_classes}, but the training data have {len(classes)} classes.')
+    if len(classes) == 1:
+        raise InvalidInput(f'The training data have one class, {classes[0]!r}: a network tells two or more apart.')
     others = None if other is None else class_names(other)
     if others is not None and others != classes:
         different = sorted(set(classes) ^ set(others))

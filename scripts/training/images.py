@@ -9,13 +9,15 @@ from timm.data import ImageDataset
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import Compose
 
+from dit_timm.errors import UserError
+
 from .randomness import seed_cpu
 
 # What Pillow and the readers of archives raise for what is no image, or half of one.
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 
 
-class UnreadableImage(Exception):
+class UnreadableImage(UserError):
     """An image of the data cannot be read; the message names its file."""
 
 

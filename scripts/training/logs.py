@@ -24,7 +24,7 @@ def read_csv(path: Path) -> List[Dict[str, str]]:
     """Read the rows of a CSV; none if there is no such file."""
     if not path.is_file():
         return []
-    with path.open(newline='') as file:
+    with path.open(newline='', encoding='utf-8') as file:
         return list(csv.DictReader(file))
 
 

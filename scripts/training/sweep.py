@@ -70,7 +70,7 @@ def read_sweep(path: Path) -> Sweep:
         OSError: There is no such file, or no such recipe.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding='utf-8'))
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise ValueError(f'{path} is no YAML: {error}') from error
     _check_keys(content, _KEYS, ('data', 'recipe', 'runs'), str(path))
