@@ -17,9 +17,10 @@ def message_of(error: Exception) -> str:
     """The line that a command prints of an error and ends with; what is a bug is raised again, with its traceback.
 
     Args:
-        error: A `UserError`, or an OSError that may be the system's word (no space, no permission, no such file).
+        error: A `UserError`; or an OSError, of which only the system's own are printed, which have a number: no
+            space, no permission, no such file.
     """
-    if not isinstance(error, UserError) and getattr(error, 'errno', None) is None:
+    if isinstance(error, OSError) and not isinstance(error, UserError) and error.errno is None:
         raise error
     text = str(error).strip()
     # torch puts a traceback around an error from a process that loads data.

@@ -10,9 +10,9 @@ import httpx2
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from dit_timm.commands import set_up_printing
+from dit_timm.commands import message_of, set_up_printing
+from dit_timm.errors import UserError
 from dit_timm.models.hub_errors import remedy
-from dit_timm.models.weight_files import DamagedFile
 
 from . import __doc__ as _doc
 from .card import card_to_update, write_card
@@ -159,8 +159,8 @@ def main(argv: Optional[List[str]] = None) -> int:
             f'error: the connection to the Hub was lost ({error}). What was sent may have arrived: the same push again '
             f'makes no second commit.', file=sys.stderr,
         )
-    except (OSError, ValueError, DamagedFile) as error:
-        print(f'error: {error}', file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f'error: {message_of(error)}', file=sys.stderr)
     return 1
 
 

@@ -10,6 +10,7 @@ from timm.models import save_for_hf
 from torch import nn
 
 from dit_timm import __version__
+from dit_timm.errors import InvalidInput
 from dit_timm.models.golden import TOLERANCE, golden_difference, make_golden
 from dit_timm.models.inputs import input_config, options_metadata
 from dit_timm.models.sources import public_name
@@ -23,7 +24,7 @@ OPTIONS = 'args.yaml'
 _PRIVATE = ('data_dir', 'output', 'experiment', 'device', 'class_map')
 
 
-class LicenceError(ValueError):
+class LicenceError(InvalidInput):
     """The licence of the weights is missing, or another than they came with."""
 
 
@@ -39,14 +40,14 @@ def export(run: Run, out: Path, tag: str, licence: Optional[str] = None, weights
 
     Raises:
         LicenceError: See there.
-        ValueError: `out` is a file, or the folder of a run.
+        InvalidInput: `out` is a file, or the folder of a run.
         DamagedFile: The weights are damaged, not finite, or do not give the same outputs twice.
         OSError: A file cannot be written.
     """
     if out.exists() and not out.is_dir():
-        raise ValueError(f'{out} is a file; name a folder.')
+        raise InvalidInput(f'{out} is a file; name a folder.')
     if (out / 'summary.csv').exists():
-        raise ValueError(f'{out} is the folder of a run, whose files would be written over; name another folder.')
+        raise InvalidInput(f'{out} is the folder of a run, whose files would be written over; name another folder.')
     licence = licence_of(run, licence)
     model = load_model(run, weights)
     check_finite(model)

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from timm.models import get_pretrained_cfg, get_pretrained_cfg_value
 from torch import nn
 
+from dit_timm.errors import InvalidInput, MissingFile
 from dit_timm.models.inputs import input_arguments
 from dit_timm.models.sources import folder_of, read_source
 from dit_timm.models.weight_files import DamagedFile, load_weights, read_weights
@@ -81,19 +82,19 @@ def read_run(folder: Path) -> Run:
     """Read a run's folder.
 
     Raises:
-        FileNotFoundError: A file is missing: it is no run, or one that has not ended.
+        MissingFile: A file is missing: it is no run, or one that has not ended.
         DamagedFile: The weights are damaged.
-        ValueError: A CSV says less than the card needs, or no registry has the network.
+        InvalidInput: A CSV says less than the card needs, or no registry has the network.
     """
     for name in ('args.yaml', 'results.csv', 'environment.csv', 'model.safetensors'):
         if not (folder / name).is_file():
-            raise FileNotFoundError(
+            raise MissingFile(
                 f'{folder} is no folder of a run that has ended: it has no {name}. scripts/train.py writes such '
                 f'folders.'
             )
     options = yaml.safe_load((folder / 'args.yaml').read_text())
     if options.get('variant') == _CONTROL:
-        raise ValueError(f'{folder} is of a control for experiments, --variant {_CONTROL}: no registry can build it.')
+        raise InvalidInput(f'{folder} is of a control for experiments, --variant {_CONTROL}: no registry can build it.')
     read_weights(folder / 'model.safetensors')
     with safe_open(folder / 'model.safetensors', framework='pt') as file:
         classes = json.loads((file.metadata() or {}).get('classes', 'null'))
@@ -109,7 +110,7 @@ def load_model(run: Run, weights: str = KEPT) -> nn.Module:
 
     Raises:
         DamagedFile: They are damaged, or not the network's.
-        FileNotFoundError: The run has no such weights.
+        MissingFile: The run has no such weights.
     """
     options = run.options
     kwargs = input_arguments(options, get_pretrained_cfg_value(options['model'], 'fixed_input_size'))
@@ -125,7 +126,7 @@ def _weights_path(folder: Path, weights: str) -> Path:
     name = {AVERAGED: 'ema.safetensors', PLAIN: 'model.safetensors'}[weights]
     paths = sorted((folder / 'checkpoints').glob(f'*/{name}'))
     if not paths:
-        raise FileNotFoundError(f'{folder} has no checkpoint with {name}; its kept weights are --weights {KEPT}.')
+        raise MissingFile(f'{folder} has no checkpoint with {name}; its kept weights are --weights {KEPT}.')
     return paths[-1]
 
 
@@ -134,7 +135,7 @@ def _rows(path: Path) -> List[Dict[str, str]]:
         reader = csv.DictReader(file)
         rows, columns, needed = list(reader), reader.fieldnames or [], _COLUMNS[path.name]
     if not rows or not needed.issubset(columns):
-        raise ValueError(
+        raise InvalidInput(
             f'{path} is not what this version of scripts/train.py writes: {len(rows)} rows with the columns '
             f'{list(columns)}; expected at least one with {sorted(needed)}.'
         )

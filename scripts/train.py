@@ -23,7 +23,6 @@ from timm.utils import get_outdir, random_seed, setup_default_logging
 from training.checkpoint import list_checkpoints
 from training.config import RECIPE, Parser, parse, read_options, recipe_text
 from training.engine import summary_line
-from training.images import UnreadableImage, plain_message
 from training.interrupt import Interrupted
 from training.model import resolve_source
 from training.options import FREE_OPTIONS, add_data_options, add_input_options, add_model_options, add_training_options
@@ -32,9 +31,9 @@ from training.streams import is_stream
 from training.trainer import Trainer
 from training.variants import FROZEN, resolve
 
-from dit_timm.commands import set_up_printing
+from dit_timm.commands import message_of, set_up_printing
 from dit_timm.errors import UserError
-from dit_timm.models.weight_files import DamagedFile, write_file
+from dit_timm.models.weight_files import write_file
 
 _DIGITS_RECIPE = Path(__file__).parent / 'recipes' / 'digits.yaml'
 
@@ -183,24 +182,23 @@ def main(argv: Optional[List[str]] = None) -> None:
     """Train, evaluate after each epoch, and save."""
     set_up_printing()
     args = parse_args(argv)
-    processes = Processes(args)
-    if processes.is_first:
-        setup_default_logging()
+    processes = None
     try:
+        processes = Processes(args)
+        if processes.is_first:
+            setup_default_logging()
         run(args, processes)
-    except (UserError, ValueError, DamagedFile, UnreadableImage, FloatingPointError, ImportError) as error:
-        sys.exit(f'error: {plain_message(error)}')
+    except (UserError, OSError) as error:
+        sys.exit(f'error: {message_of(error)}')
     except Interrupted as stopped:
         if processes.is_first:
             print(stopped, flush=True)
         # What a shell expects of a program that Ctrl-C ended.
         sys.exit(130)
     finally:
-        processes.close()
+        if processes is not None:
+            processes.close()
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except OSError as error:
-        sys.exit(f'error: {error}')
+    main()

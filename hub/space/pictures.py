@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from dit_timm.errors import InvalidInput
+
 MOST_BYTES = 20 << 20
 MOST_PIXELS = 50_000_000
 _LIMIT = f'at most {MOST_PIXELS // 10 ** 6} million pixels are taken.'
@@ -17,7 +19,7 @@ _FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP')
 _SHOWN_SIZE = 320
 
 
-class UnreadablePicture(ValueError):
+class UnreadablePicture(InvalidInput):
     """A file is too large or no picture; the message says which."""
 
 

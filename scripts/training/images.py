@@ -9,7 +9,7 @@ from timm.data import ImageDataset
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import Compose
 
-from dit_timm.errors import UserError
+from dit_timm.errors import InvalidInput, UserError
 
 from .randomness import seed_cpu
 
@@ -19,14 +19,6 @@ _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBo
 
 class UnreadableImage(UserError):
     """An image of the data cannot be read; the message names its file."""
-
-
-def plain_message(error: Exception) -> str:
-    """The message of an error, without the traceback that torch puts around one from a worker."""
-    text = str(error).strip()
-    if not text.startswith('Caught '):
-        return text
-    return text.splitlines()[-1].partition(': ')[2]
 
 
 def set_transform(dataset: Dataset, transform: Callable, mode: str) -> None:
@@ -60,14 +52,14 @@ class Images(Dataset):
         cache: Keep images in memory as they are before the transform. Each process that loads has its own.
 
     Raises:
-        ValueError: `cache` with a data set whose images do not come from files.
+        InvalidInput: `cache` with a data set whose images do not come from files.
     """
 
     def __init__(
             self, dataset: Dataset, indices: Optional[Sequence[int]] = None, seed: int = 0, cache: bool = False,
     ) -> None:
         if cache and not isinstance(dataset, ImageDataset):
-            raise ValueError(
+            raise InvalidInput(
                 f'--cache-images keeps images of folders and archives; these are read by {type(dataset).__name__}. '
                 f'Leave it out.'
             )

@@ -8,10 +8,12 @@ from typing import Any, Dict, Tuple
 
 import timm
 import torch
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from timm.models import get_pretrained_cfg_value
 from torch import nn
 
-from dit_timm.errors import InvalidInput
+from dit_timm.errors import InvalidInput, Unavailable, UserError
+from dit_timm.models.hub_errors import remedy
 from dit_timm.models.inputs import input_arguments, requested_input
 from dit_timm.models.sources import folder_of, is_source, read_source
 from dit_timm.models.weight_files import DamagedFile
@@ -91,7 +93,9 @@ def build_model(args: argparse.Namespace, **kwargs: Any) -> nn.Module:
         if not (args.pretrained and is_source(name)):
             raise
         raise DamagedFile(f'{name}: its weights cannot be loaded: {str(error).strip()}') from error
-    variants.apply(model, args.variant).to(args.device)
+    variants.apply(model, args.variant)
+    _check_device(args.device)
+    model.to(args.device)
     return model.to(memory_format=torch.channels_last) if args.channels_last else model
 
 
@@ -107,7 +111,14 @@ def _found(args: argparse.Namespace) -> Tuple[str, bool]:
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         raise InvalidInput(f'--model {name} is not known to timm. Near names: {", ".join(near) or "none"}.')
-    return name, get_pretrained_cfg_value(name, 'fixed_input_size')
+    try:
+        return name, get_pretrained_cfg_value(name, 'fixed_input_size')
+    except RuntimeError as error:
+        # timm's word for a tag that the network does not have.
+        near = difflib.get_close_matches(name, timm.list_pretrained(), n=3)
+        raise InvalidInput(
+            f'--model {name}: there are no such weights of it. Near names: {", ".join(near) or "none"}.'
+        ) from error
 
 
 def _created(name: str, args: argparse.Namespace, pretrained: bool, kwargs: Dict[str, Any]) -> nn.Module:
@@ -124,8 +135,19 @@ def _created(name: str, args: argparse.Namespace, pretrained: bool, kwargs: Dict
         raise InvalidInput(
             f'--model-kwargs {unknown[1]}: {args.model} has no such argument. Near names: {", ".join(near) or "none"}.'
         ) from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        reason = remedy(error) or 'They are not in the cache, and the Hub cannot be reached: connect once.'
+        raise Unavailable(f'The weights of {name} cannot be had. {reason}') from error
     except (ValueError, AssertionError) as error:
-        if not args.model_kwargs:
+        if not args.model_kwargs or isinstance(error, UserError):
             raise
         words = ' '.join(f'{key}={value}' for key, value in args.model_kwargs.items())
         raise InvalidInput(f'--model-kwargs {words}: {args.model} refuses them: {error}') from error
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        # torch's words for a device that is not there, or that it was not built for.
+        raise InvalidInput(f'--device {device} cannot be used: {str(error).strip().splitlines()[0]}') from error

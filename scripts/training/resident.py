@@ -20,6 +20,7 @@ from timm.data.loader import fast_collate
 from timm.data.transforms import ToNumpy
 from torch.utils.data import DataLoader, Dataset
 
+from dit_timm.errors import InvalidInput, Unavailable
 from dit_timm.models.weight_files import DamagedFile, digest, read_weights
 
 from .images import Images, set_transform
@@ -51,7 +52,7 @@ def check_augmentation(args: argparse.Namespace) -> None:
     """Refuse what cannot be done on the device.
 
     Raises:
-        ValueError: It names the options.
+        InvalidInput: It names the options.
     """
     asked = {
         '--dataset (a stream)': is_stream(args.dataset),
@@ -68,7 +69,7 @@ def check_augmentation(args: argparse.Namespace) -> None:
         })
     refused = [name for name, wanted in asked.items() if wanted]
     if refused:
-        raise ValueError(
+        raise InvalidInput(
             f'--data-on-device crops with --crop-padding, flips and normalises, and erases and mixes at random; it '
             f'does not do {", ".join(refused)}. Turn them off (--scale 1 1 --ratio 1 1 --color-jitter 0), or leave '
             f'--data-on-device out.'
@@ -88,7 +89,7 @@ class _Exact:
     def __call__(self, image: Any) -> Any:
         pixels = ToNumpy()(image)
         if pixels.shape != self.size:
-            raise ValueError(
+            raise InvalidInput(
                 f'--data-on-device trains on images of the input size: this one has {_shape(pixels.shape)}, the '
                 f'network takes {_shape(self.size)}. Resize the images, name --img-size, or leave --data-on-device out.'
             )
@@ -120,7 +121,7 @@ class ResidentSplits:
             config: See `data_config`.
 
         Raises:
-            ValueError: An image does not have the input size, or the device has no room for all.
+            InvalidInput: An image does not have the input size, or the device has no room for all.
             UnreadableImage: One cannot be read.
         """
         images = self._open(args, args.train_split, dataset, config, _Exact(tuple(config['input_size'])), ('exact',))
@@ -174,7 +175,7 @@ class ResidentSplits:
             return
         needed, free = images * size[0] * size[1] * size[2], torch.cuda.mem_get_info(self.device)[0]
         if needed > free:
-            raise ValueError(
+            raise InvalidInput(
                 f'--data-on-device: {images:,} images of {_shape(size)} take {needed / 1e9:.1f} GB, and {self.device} '
                 f'has {free / 1e9:.1f} GB free. Leave it out.'
             )
@@ -236,7 +237,7 @@ def _keep(tensors: Dict[str, torch.Tensor], path: Path) -> None:
         os.replace(unfinished, path)
     except (OSError, SafetensorError) as error:
         unfinished.unlink(missing_ok=True)
-        raise OSError(
+        raise Unavailable(
             f'the decoded images cannot be kept in {path.parent}: {error}. Name another --data-cache'
         ) from error
 

@@ -126,12 +126,12 @@ def result_on_test(run: Path) -> Dict[str, str]:
     """The row of a run's results.csv that is of its test split.
 
     Raises:
-        ValueError: There is none.
+        InvalidInput: There is none.
     """
     split = yaml.safe_load((run / 'args.yaml').read_text())['test_split']
     tests = [row for row in read_csv(run / 'results.csv') if row['split'] == split]
     if not tests:
-        raise ValueError(f'{run} has no result on a test split; train with --test-split.')
+        raise InvalidInput(f'{run} has no result on a test split; train with --test-split.')
     # The first may be of the same split, looked at after every epoch.
     return tests[-1]
 
