@@ -23,13 +23,14 @@ _TURNS = {
 }
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """An opened image as it looks: upright by its EXIF orientation, 16-bit grey as 8 bits, in RGB.
+def to_mode(image: Image.Image, mode: str = 'RGB') -> Image.Image:
+    """An opened image as it looks: upright by its EXIF orientation, 16-bit grey as 8 bits, in a mode of Pillow.
 
     Palettes and transparency are as Pillow converts them.
 
     Args:
         image: As `PIL.Image.open` returns it.
+        mode: A mode with 8 bits a channel.
 
     Raises:
         OSError, SyntaxError, ValueError: The file is damaged, as Pillow says it, or has 32-bit values whose range
@@ -44,7 +45,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     elif image.mode in ('I', 'F'):
         _check_range(image)
-    image = image.convert('RGB')
+    image = image.convert(mode)
     return image if turn is None else image.transpose(turn)
 
 

@@ -9,8 +9,9 @@ from typing import List, Optional, Tuple
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
+from dit_timm.commands import message_of, set_up_printing
+from dit_timm.errors import UserError
 from dit_timm.models.hub_errors import ConnectionFailed, TransportFailed, remedy
-from dit_timm.models.weight_files import DamagedFile
 
 from . import __doc__ as _doc
 from .card import card_to_update, write_card
@@ -144,6 +145,7 @@ _COMMANDS = {'export': _export, 'card': _card, 'push': _push, 'verify': _verify,
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Run a command; returns the exit code."""
+    set_up_printing()
     args = _parser().parse_args(argv)
     try:
         return _COMMANDS[args.command](args)
@@ -156,8 +158,8 @@ def main(argv: Optional[List[str]] = None) -> int:
             f'error: the connection to the Hub was lost ({error}). What was sent may have arrived: the same push again '
             f'makes no second commit.', file=sys.stderr,
         )
-    except (OSError, ValueError, DamagedFile) as error:
-        print(f'error: {error}', file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f'error: {message_of(error)}', file=sys.stderr)
     return 1
 
 

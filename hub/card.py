@@ -18,13 +18,15 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from safetensors import safe_open
 from torch import nn
 
+from dit_timm.errors import InvalidInput, MissingFile
 from dit_timm.models._base_weights import INIT_SUFFIX
 from dit_timm.models.ablation import quadratic_terms
 from dit_timm.models.costs import count_costs
+from dit_timm.models.inputs import image_mode, input_config
 from dit_timm.models.weight_files import write_file
 
 from .export import CARD, CONFIG, WEIGHTS
-from .run import KEPT, Run, input_config, load_model
+from .run import KEPT, Run, load_model
 
 _TEMPLATE = Path(__file__).with_name('card.md.jinja')
 _BLOCK = re.compile(r'<!-- generated: (\w+)(?:\s+(\w+))?\s*-->(.*?)<!-- /generated: \1 -->', re.DOTALL)
@@ -52,12 +54,12 @@ def write_card(run: Run, out: Path, repo_id: str, data: str, dataset: Optional[s
         dataset: Their id on the Hub, if they have one.
 
     Raises:
-        FileNotFoundError: The folder holds no export.
-        ValueError: The card that is there has metadata that are no YAML, or a block that does not end or was edited by
-            hand.
+        MissingFile: The folder holds no export.
+        InvalidInput: The card that is there has metadata that are no YAML, or a block that does not end or was edited
+            by hand.
     """
     if not (out / CONFIG).is_file():
-        raise FileNotFoundError(f'{out} holds no export: it has no {CONFIG}. Begin with `python -m hub export`.')
+        raise MissingFile(f'{out} holds no export: it has no {CONFIG}. Begin with `python -m hub export`.')
     config = json.loads((out / CONFIG).read_text())
     with safe_open(out / WEIGHTS, framework='pt') as file:
         # The run's numbers are those of the weights that it kept.
@@ -79,15 +81,15 @@ def read_card(path: Path) -> ModelCard:
     """Read a card.
 
     Raises:
-        ValueError: Its metadata are no YAML, have keys that are no text, or do not end.
+        InvalidInput: Its metadata are no YAML, have keys that are no text, or do not end.
     """
     text = path.read_text(encoding='utf-8')
     if text.lstrip().startswith('---') and not REGEX_YAML_BLOCK.search(text):
-        raise ValueError(f'{path}: the metadata begin with a line "---" and do not end with one.')
+        raise InvalidInput(f'{path}: the metadata begin with a line "---" and do not end with one.')
     try:
         return ModelCard(text)
     except (yaml.YAMLError, TypeError) as error:
-        raise ValueError(
+        raise InvalidInput(
             f'{path}: the metadata between the lines "---" are no YAML, or have a key that is no text: {error}'
         ) from error
 
@@ -96,7 +98,7 @@ def card_to_update(out: Path) -> Optional[ModelCard]:
     """The card in the folder of an export, if it can be brought up to date; None if there is none.
 
     Raises:
-        ValueError: See `read_card`; or a block does not end, or was edited by hand.
+        InvalidInput: See `read_card`; or a block does not end, or was edited by hand.
     """
     path = out / CARD
     if not path.is_file():
@@ -106,14 +108,14 @@ def card_to_update(out: Path) -> Optional[ModelCard]:
     opened, found = _OPENED.findall(card.text), [match[1] for match in blocks]
     if opened != found:
         unmatched = sorted((Counter(opened) - Counter(found)).elements())
-        raise ValueError(
+        raise InvalidInput(
             f'{path}: the blocks {unmatched} begin and do not end, or stand inside of another. Put '
             f'"<!-- /generated: NAME -->" after each, or remove the card for a new one.'
         )
     # A block that was emptied holds nothing that could be lost.
     edited = [match[1] for match in blocks if match[3].strip() and match[2] != _digest(match[3])]
     if edited:
-        raise ValueError(
+        raise InvalidInput(
             f'{path}: the blocks {edited} were edited by hand, and what was written there would be lost. Move it to '
             f'before or after the block, then empty the block, between "<!-- generated: NAME" and '
             f'"<!-- /generated: NAME -->": it is filled again.'
@@ -155,13 +157,14 @@ def _name(config: Dict[str, Any]) -> str:
 
 def _facts(run: Run, config: Dict[str, Any], repo_id: str, data: str) -> Dict[str, Any]:
     model = load_model(run)
-    size = input_config(run, model)['input_size']
+    size = input_config(run.options, model)['input_size']
     return {
         'name': _name(config),
         'summary': f'{_kind(model)}, trained on {data}.',
         'costs': count_costs(model, size),
         'image_size': ' x '.join(map(str, size[1:])),
         'input_size': ', '.join(map(str, size)),
+        'image_mode': image_mode(run.options, size[0]),
         'data': data,
         'classes': _classes(model, config.get('label_names')),
         'topk': min(5, model.num_classes),
@@ -190,7 +193,7 @@ def _origin(run: Run) -> str:
     if run.base is None:
         return 'random'
     # Such a tag is the base network's weights, without a trained term.
-    return run.base_name + (', quadratic terms zero' if run.base.tag.endswith(INIT_SUFFIX) else '')
+    return run.base_name + (', quadratic terms zero' if (run.base.tag or '').endswith(INIT_SUFFIX) else '')
 
 
 def _training(run: Run) -> str:

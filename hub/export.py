@@ -9,11 +9,14 @@ import yaml
 from torch import nn
 
 from dit_timm import __version__
+from dit_timm.errors import InvalidInput
 from dit_timm.models._timm_private import save_for_hf
 from dit_timm.models.golden import TOLERANCE, golden_difference, make_golden
+from dit_timm.models.inputs import input_config, options_metadata
+from dit_timm.models.sources import public_name
 from dit_timm.models.weight_files import DamagedFile, digest, weights_bytes, write_file
 
-from .run import KEPT, Run, check_finite, input_config, load_model
+from .run import KEPT, Run, check_finite, load_model
 
 WEIGHTS, CONFIG, GOLDEN, CARD = 'model.safetensors', 'config.json', 'golden.safetensors', 'README.md'
 OPTIONS = 'args.yaml'
@@ -21,7 +24,7 @@ OPTIONS = 'args.yaml'
 _PRIVATE = ('data_dir', 'output', 'experiment', 'device', 'class_map')
 
 
-class LicenceError(ValueError):
+class LicenceError(InvalidInput):
     """The licence of the weights is missing, or another than they came with."""
 
 
@@ -37,18 +40,18 @@ def export(run: Run, out: Path, tag: str, licence: Optional[str] = None, weights
 
     Raises:
         LicenceError: See there.
-        ValueError: `out` is a file, or the folder of a run.
+        InvalidInput: `out` is a file, or the folder of a run.
         DamagedFile: The weights are damaged, not finite, or do not give the same outputs twice.
         OSError: A file cannot be written.
     """
     if out.exists() and not out.is_dir():
-        raise ValueError(f'{out} is a file; name a folder.')
+        raise InvalidInput(f'{out} is a file; name a folder.')
     if (out / 'summary.csv').exists():
-        raise ValueError(f'{out} is the folder of a run, whose files would be written over; name another folder.')
+        raise InvalidInput(f'{out} is the folder of a run, whose files would be written over; name another folder.')
     licence = licence_of(run, licence)
     model = load_model(run, weights)
     check_finite(model)
-    config = input_config(run, model)
+    config = input_config(run.options, model)
     golden = make_golden(model, config['input_size'])
     if golden_difference(model, golden) > TOLERANCE:
         raise DamagedFile(f'{run.folder}: float32 outputs differ from those in float64 by more than {TOLERANCE}.')
@@ -57,6 +60,7 @@ def export(run: Run, out: Path, tag: str, licence: Optional[str] = None, weights
         'format': 'pt', 'model': run.options['model'], 'tag': tag, 'licence': licence, 'dit_timm': __version__,
         'weights': weights, 'golden_sha256': digest(golden),
     }
+    metadata.update(options_metadata(run.options))
     if run.classes:
         metadata['classes'] = json.dumps(run.classes)
     if run.recipe is not None:
@@ -65,6 +69,8 @@ def export(run: Run, out: Path, tag: str, licence: Optional[str] = None, weights
     write_file(out / GOLDEN, weights_bytes(golden))
     options = {key: value for key, value in run.options.items() if key not in _PRIVATE}
     options['config'] = run.recipe
+    if options.get('pretrained_from'):
+        options['pretrained_from'] = public_name(options['pretrained_from'])
     write_file(out / OPTIONS, yaml.safe_dump(options).encode())
     text = json.dumps(_config(run, model, config, tag, licence), indent=2) + '\n'
     write_file(out / CONFIG, text.encode())

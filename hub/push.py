@@ -8,17 +8,19 @@ from typing import Dict, List, NamedTuple, Optional
 from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
+from dit_timm.errors import InvalidInput
+
 from .card import read_card
 from .export import CARD, CONFIG, GOLDEN, OPTIONS, WEIGHTS
 
 _FILES = (WEIGHTS, CONFIG, GOLDEN, OPTIONS, CARD)
 
 
-class NotAnExport(ValueError):
+class NotAnExport(InvalidInput):
     """A folder is not what `export` and `card` write."""
 
 
-class RefusedCard(ValueError):
+class RefusedCard(InvalidInput):
     """The Hub takes no card with this metadata, such as a licence that it does not know."""
 
 
@@ -72,7 +74,7 @@ def plan(folder: Path, repo_id: str, revision: str = 'main', token: Optional[str
 
     Raises:
         NotAnExport: A file is missing, or there is one that would not be published.
-        ValueError: The metadata of the card are no YAML.
+        InvalidInput: The metadata of the card are no YAML.
         RefusedCard: The Hub takes no card with this metadata.
         HfHubHTTPError: The Hub refuses.
     """

@@ -1,6 +1,7 @@
 """What the folder of a run, as scripts/train.py writes it, says of its network."""
 
 import csv
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -10,10 +11,12 @@ import timm
 import torch
 import yaml
 from safetensors import safe_open
-from timm.data import resolve_data_config
 from timm.models import get_pretrained_cfg, get_pretrained_cfg_value
 from torch import nn
 
+from dit_timm.errors import InvalidInput, MissingFile
+from dit_timm.models.inputs import input_arguments
+from dit_timm.models.sources import folder_of, read_source
 from dit_timm.models.weight_files import DamagedFile, load_weights, read_weights
 
 # Which weights of a run: those that it kept, or those of its last checkpoint, averaged or not.
@@ -47,12 +50,22 @@ class Run(NamedTuple):
     @property
     def base(self) -> Optional[timm.models.PretrainedCfg]:
         """Where the weights came from before the run; None for random ones."""
-        return get_pretrained_cfg(self.options['model']) if self.options['pretrained'] else None
+        if not self.options['pretrained']:
+            return None
+        name = self.options.get('pretrained_from')
+        if name is None:
+            return get_pretrained_cfg(self.options['model'])
+        source = read_source(name)
+        known = {field.name for field in dataclasses.fields(timm.models.PretrainedCfg)}
+        cfg = {key: value for key, value in source.cfg.items() if key in known}
+        repository = None if folder_of(name) else name.partition(':')[2].partition('@')[0]
+        return timm.models.PretrainedCfg(**{**cfg, 'architecture': source.architecture, 'hf_hub_id': repository})
 
     @property
     def base_name(self) -> Optional[str]:
         """What the weights before the run are called: on the Hub, or else in timm's registry."""
-        return self.base and (self.base.hf_hub_id or f'{self.base.architecture}.{self.base.tag}')
+        base = self.base
+        return base and (base.hf_hub_id or '.'.join(filter(None, (base.architecture, base.tag))))
 
     @property
     def recipe(self) -> Optional[str]:
@@ -69,19 +82,19 @@ def read_run(folder: Path) -> Run:
     """Read a run's folder.
 
     Raises:
-        FileNotFoundError: A file is missing: it is no run, or one that has not ended.
+        MissingFile: A file is missing: it is no run, or one that has not ended.
         DamagedFile: The weights are damaged.
-        ValueError: A CSV says less than the card needs, or no registry has the network.
+        InvalidInput: A CSV says less than the card needs, or no registry has the network.
     """
     for name in ('args.yaml', 'results.csv', 'environment.csv', 'model.safetensors'):
         if not (folder / name).is_file():
-            raise FileNotFoundError(
+            raise MissingFile(
                 f'{folder} is no folder of a run that has ended: it has no {name}. scripts/train.py writes such '
                 f'folders.'
             )
     options = yaml.safe_load((folder / 'args.yaml').read_text())
     if options.get('variant') == _CONTROL:
-        raise ValueError(f'{folder} is of a control for experiments, --variant {_CONTROL}: no registry can build it.')
+        raise InvalidInput(f'{folder} is of a control for experiments, --variant {_CONTROL}: no registry can build it.')
     read_weights(folder / 'model.safetensors')
     with safe_open(folder / 'model.safetensors', framework='pt') as file:
         classes = json.loads((file.metadata() or {}).get('classes', 'null'))
@@ -97,21 +110,14 @@ def load_model(run: Run, weights: str = KEPT) -> nn.Module:
 
     Raises:
         DamagedFile: They are damaged, or not the network's.
-        FileNotFoundError: The run has no such weights.
+        MissingFile: The run has no such weights.
     """
     options = run.options
-    kwargs = dict(options['model_kwargs'])
-    if options['img_size'] is not None and get_pretrained_cfg_value(options['model'], 'fixed_input_size'):
-        kwargs.setdefault('img_size', options['img_size'])
+    kwargs = input_arguments(options, get_pretrained_cfg_value(options['model'], 'fixed_input_size'))
     model = timm.create_model(options['model'], num_classes=options['num_classes'], **kwargs)
     path = _weights_path(run.folder, weights)
     load_weights(model, read_weights(path), path)
     return model.eval()
-
-
-def input_config(run: Run, model: nn.Module) -> Dict[str, Any]:
-    """Input size, mean, std, crop and interpolation that the run evaluated with."""
-    return resolve_data_config(dict(run.options), model=model)
 
 
 def _weights_path(folder: Path, weights: str) -> Path:
@@ -121,16 +127,16 @@ def _weights_path(folder: Path, weights: str) -> Path:
     # Not of what lies beside them, as one that was not written to its end.
     paths = sorted((folder / 'checkpoints').glob(f'[0-9]*-[0-9]*/{name}'))
     if not paths:
-        raise FileNotFoundError(f'{folder} has no checkpoint with {name}; its kept weights are --weights {KEPT}.')
+        raise MissingFile(f'{folder} has no checkpoint with {name}; its kept weights are --weights {KEPT}.')
     return paths[-1]
 
 
 def _rows(path: Path) -> List[Dict[str, str]]:
-    with path.open(newline='') as file:
+    with path.open(newline='', encoding='utf-8') as file:
         reader = csv.DictReader(file)
         rows, columns, needed = list(reader), reader.fieldnames or [], _COLUMNS[path.name]
     if not rows or not needed.issubset(columns):
-        raise ValueError(
+        raise InvalidInput(
             f'{path} is not what this version of scripts/train.py writes: {len(rows)} rows with the columns '
             f'{list(columns)}; expected at least one with {sorted(needed)}.'
         )

@@ -30,6 +30,8 @@ from benchmarking.tables import table
 from rich.console import Console
 from training.environment import environment
 
+from dit_timm.commands import set_up_printing
+
 _TABLE_WIDTH = 120
 _PARTS = {'op': op, 'model': model, 'scaling': scaling}
 
@@ -42,6 +44,7 @@ def _configure(args: argparse.Namespace) -> None:
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Check, measure, print and write; returns the exit code."""
+    set_up_printing()
     args = parse_args(__doc__, argv)
     _configure(args)
     # Tables keep their columns where the width is unknown, as in a pipe, or small.

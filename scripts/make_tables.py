@@ -16,6 +16,8 @@ from training.logs import read_csv
 from training.variants import DIT, PLAIN
 from zoo.rows import LABELS, REMOVED, Row, by_seed, groups, paired, summary
 
+from dit_timm.errors import InvalidInput, UserError
+
 RESULTS = Path(__file__).parent.parent / 'hub' / 'results'
 _HEADINGS = ('network', 'variant', 'parameters (M)', 'runs', 'top-1 (%)', 'against plain (points)', 'top-5 (%)', 'loss')
 
@@ -59,12 +61,12 @@ def _comparable() -> Dict[Tuple[str, ...], List[Row]]:
 
 def _table(rows: List[Row]) -> str:
     if len({row['recipe_sha256'] for row in rows}) > 1:
-        raise ValueError(
+        raise InvalidInput(
             f'Runs with {rows[0]["recipe"]} on {rows[0]["data"]} were recorded with different contents of it: record '
             f'all of them again, or name the new recipe otherwise.'
         )
     if len({row['images_sha256'] for row in rows}) > 1:
-        raise ValueError(f'Runs with {rows[0]["recipe"]} on {rows[0]["data"]} were trained on different images.')
+        raise InvalidInput(f'Runs with {rows[0]["recipe"]} on {rows[0]["data"]} were trained on different images.')
     published = _published(rows[0]['data'], {row['model'] for row in rows})
     headings = [*_HEADINGS, *(f'{source}: top-1 (%)' for source in published)]
     lines = [_caption(rows), '', _markdown(headings), '|' + '---|' * len(headings)]
@@ -150,7 +152,7 @@ def main(argv: Optional[List[str]] = None) -> int:
             readme_block.main(name, 'scripts/make_tables.py', content, __doc__, argv)
             for name, content in (('answer', answer), ('results', tables))
         ]
-    except ValueError as error:
+    except UserError as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
     return max(codes)

@@ -16,7 +16,8 @@ from typing import List, NamedTuple, Optional
 import torch
 from PIL import Image
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
+from rich.text import Text
 from timm.data import create_transform
 from timm.utils import setup_default_logging
 from torch import nn
@@ -24,12 +25,14 @@ from training.config import Parser, positive_int
 from training.data import data_config
 from training.engine import autocast
 from training.folders import find_files
+from training.images import UnreadableImage
 from training.options import add_input_options, add_model_options
 from training.trained import add_checkpoint_option, load_trained, parse_with_run, read_classes
 
-from dit_timm.images import to_rgb
+from dit_timm.commands import message_of, set_up_printing
+from dit_timm.errors import MissingFile, UserError
+from dit_timm.images import to_mode
 from dit_timm.models.ablation import without_quadratic
-from dit_timm.models.weight_files import DamagedFile
 
 _TIMEOUT_SECONDS = 20
 _MOST_BYTES = 64 << 20
@@ -41,7 +44,8 @@ class Prediction(NamedTuple):
     Attributes:
         classes: Numbers of the most probable classes, the first one first.
         probabilities: Theirs.
-        quadratic_share: Share of the first one's evidence that the quadratic term carried; None where no term is.
+        quadratic_share: Share of the first one's evidence that the quadratic term carried; None where no term is, or
+            one class.
     """
     classes: List[int]
     probabilities: List[float]
@@ -51,7 +55,7 @@ class Prediction(NamedTuple):
 # Not torch.inference_mode: see training.wide_bfloat16.
 @torch.no_grad()
 def predict(model: nn.Module, image: torch.Tensor, args: argparse.Namespace, topk: int) -> Prediction:
-    """Classify an image (3, H, W), normalised."""
+    """Classify an image (C, H, W), normalised."""
     def logits() -> torch.Tensor:
         with autocast(args):
             return model(image[None].to(args.device)).float()[0]
@@ -60,7 +64,8 @@ def predict(model: nn.Module, image: torch.Tensor, args: argparse.Namespace, top
     probabilities, classes = full.softmax(0).topk(min(topk, len(full)))
     with without_quadratic(model) as terms:
         share = None
-        if terms:
+        # With one class there is nothing that speaks for another.
+        if terms and len(full) > 1:
             first = classes[0]
             evidence, rest = (values[first] - values.mean() for values in (full, logits()))
             share = ((evidence - rest) / evidence).item()
@@ -71,7 +76,7 @@ def find_images(names: List[str]) -> List[str]:
     """Names of images: files and URLs as they come, folders as the images in them.
 
     Raises:
-        OSError: A name is none of these, or a folder without an image.
+        MissingFile: A name is none of these, or a folder without an image.
     """
     found = []
     for name in names:
@@ -79,27 +84,27 @@ def find_images(names: List[str]) -> List[str]:
         if path.is_dir():
             files = find_files(path).images
             if not files:
-                raise OSError(f'{name} holds no image.')
+                raise MissingFile(f'{name} holds no image.')
             found += sorted(str(Path(file)) for file, _ in files)
         elif path.is_file() or _is_url(name):
             found.append(name)
         else:
-            raise OSError(f'{name} is no file, no folder and no URL.')
+            raise MissingFile(f'{name} is no file, no folder and no URL.')
     return found
 
 
-def read_image(name: str) -> Image.Image:
-    """Read a file or URL.
+def read_image(name: str, mode: str = 'RGB') -> Image.Image:
+    """Read a file or URL, in a mode of Pillow.
 
     Raises:
-        OSError: It cannot be had, or is no image; the message names it.
+        UnreadableImage: It cannot be had, or is no image; the message names it.
     """
     source = io.BytesIO(_download(name)) if _is_url(name) else name
     try:
         with Image.open(source) as image:
-            return to_rgb(image)
+            return to_mode(image, mode)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise OSError(f'{name} cannot be read as an image: {error}') from error
+        raise UnreadableImage(f'{name} cannot be read as an image: {error}') from error
 
 
 def _is_url(name: str) -> bool:
@@ -111,14 +116,15 @@ def _download(url: str) -> bytes:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as response:
             content = response.read(_MOST_BYTES + 1)
     except (urllib.error.URLError, TimeoutError, ValueError) as error:
-        raise OSError(f'{url} cannot be had: {error}') from error
+        raise UnreadableImage(f'{url} cannot be had: {error}') from error
     if len(content) > _MOST_BYTES:
-        raise OSError(f'{url} is larger than {_MOST_BYTES >> 20} MiB.')
+        raise UnreadableImage(f'{url} is larger than {_MOST_BYTES >> 20} MiB.')
     return content
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    """Classify and print; returns the exit code, 1 if an image could not be read."""
+    """Classify and print; returns the exit code, 1 if an image could not be read, or nothing be done."""
+    set_up_printing()
     setup_default_logging()
     parser = Parser(description=__doc__)
     parser.add_argument('images', nargs='+', metavar='IMAGE')
@@ -127,6 +133,14 @@ def main(argv: Optional[List[str]] = None) -> int:
     add_input_options(parser)
     add_model_options(parser)
     args = parse_with_run(parser, argv)
+    try:
+        return _predict(args)
+    except (UserError, OSError) as error:
+        print(f'error: {message_of(error)}', file=sys.stderr)
+        return 1
+
+
+def _predict(args: argparse.Namespace) -> int:
     model = load_trained(args)
     names = read_classes(args, model)
     config = data_config(args, model)
@@ -134,12 +148,13 @@ def main(argv: Optional[List[str]] = None) -> int:
         config['input_size'], interpolation=config['interpolation'], mean=config['mean'], std=config['std'],
         crop_pct=config['crop_pct'], crop_mode=config['crop_mode'],
     )
-    view = Table('image', 'class', 'probability', 'of it quadratic')
+    # Names are folded, not shortened.
+    view = Table(Column('image', overflow='fold'), Column('class', overflow='fold'), 'probability', 'of it quadratic')
     unread = 0
     for name in find_images(args.images):
         try:
-            image = read_image(name)
-        except OSError as error:
+            image = read_image(name, config['input_img_mode'])
+        except UnreadableImage as error:
             unread += 1
             print(f'error: {error}', file=sys.stderr)
             continue
@@ -147,7 +162,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         share = '' if prediction.quadratic_share is None else f'{100 * prediction.quadratic_share:.1f} %'
         for place, (number, probability) in enumerate(zip(prediction.classes, prediction.probabilities)):
             view.add_row(
-                '' if place else name, names[number], f'{100 * probability:.2f} %', '' if place else share,
+                Text('' if place else name), Text(names[number]), f'{100 * probability:.2f} %', '' if place else share,
                 end_section=place + 1 == len(prediction.classes),
             )
     Console(width=None if sys.stdout.isatty() else 120).print(view)
@@ -155,7 +170,4 @@ def main(argv: Optional[List[str]] = None) -> int:
 
 
 if __name__ == '__main__':
-    try:
-        sys.exit(main())
-    except (OSError, DamagedFile) as error:
-        sys.exit(f'error: {error}')
+    sys.exit(main())

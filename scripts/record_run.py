@@ -27,8 +27,9 @@ from training.variants import DIT, PLAIN, dit_network
 from zoo.differences import differences
 from zoo.rows import REMOVED, add_rows
 
+from dit_timm.commands import message_of, set_up_printing
+from dit_timm.errors import InvalidInput, MissingFile, UserError
 from dit_timm.models.ablation import quadratic_terms, remove_quadratic
-from dit_timm.models.weight_files import DamagedFile
 
 _FACTS = ('device', 'threads', 'torch', 'timm')
 _FILES = ('args.yaml', 'summary.csv', 'results.csv', 'environment.csv', 'model.safetensors')
@@ -37,6 +38,7 @@ RESULTS = Path(__file__).parent.parent / 'hub' / 'results' / 'runs.csv'
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Record runs; returns the exit code."""
+    set_up_printing()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('runs', nargs='+', type=Path, metavar='RUN', help='folders that scripts/train.py wrote')
     parser.add_argument('--data', required=True, metavar='NAME', help='what the data are called in tables')
@@ -57,8 +59,8 @@ def main(argv: Optional[List[str]] = None) -> int:
             shutil.copyfile(run / 'summary.csv', log)
             for row in rows:
                 print(f'{run}: {row["variant"]}, top1 {row["top1"]} on {row["split"]}')
-    except (OSError, ValueError, DamagedFile) as error:
-        print(f'error: {error}', file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f'error: {message_of(error)}', file=sys.stderr)
         return 1
     return 0
 
@@ -75,14 +77,14 @@ def rows_of(run: Path, data: str, tag: str, device: str, data_dir: Optional[str]
 
     Raises:
         OSError: The folder is not that of a run that has ended, or there are no data.
-        ValueError: It has no result on a test split, or no recipe.
+        InvalidInput: It has no result on a test split, or no recipe.
         DamagedFile: Its weights are damaged.
     """
     for name in _FILES:
         if not (run / name).is_file():
-            raise FileNotFoundError(f'{run} is no folder of a run that has ended: it has no {name}.')
+            raise MissingFile(f'{run} is no folder of a run that has ended: it has no {name}.')
     if not (run / RECIPE).is_file():
-        raise ValueError(f'{run} has no {RECIPE}: it followed no recipe. Train with --config.')
+        raise InvalidInput(f'{run} has no {RECIPE}: it followed no recipe. Train with --config.')
     options = yaml.safe_load((run / 'args.yaml').read_text())
     result, starts = result_on_test(run), read_csv(run / 'environment.csv')
     args = argparse.Namespace(**{

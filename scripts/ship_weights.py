@@ -22,8 +22,10 @@ from training.environment import environment
 from training.logs import read_csv, write_csv
 from training.trained import classes_metadata, load_trained, result_on_test
 
+from dit_timm.commands import message_of, set_up_printing
+from dit_timm.errors import InvalidInput, UserError
 from dit_timm.models.golden import make_golden
-from dit_timm.models.weight_files import DamagedFile, load_weights, read_weights, weights_bytes, write_file
+from dit_timm.models.weight_files import load_weights, read_weights, weights_bytes, write_file
 
 ROOT = Path(__file__).parent.parent
 WEIGHTS, GOLDEN = ROOT / 'dit_timm' / 'weights', ROOT / 'tests' / 'models' / 'golden'
@@ -34,6 +36,7 @@ _DATA = ('data_dir', 'dataset', 'dataset_download', 'class_map', 'input_key', 't
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Ship runs; returns the exit code."""
+    set_up_printing()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('runs', nargs='+', type=Path, metavar='RUN', help='folders that scripts/train.py wrote')
     parser.add_argument('--tag', required=True, help='names the data, such as cifar10')
@@ -44,12 +47,12 @@ def main(argv: Optional[List[str]] = None) -> int:
         runs = {run: yaml.safe_load((run / 'args.yaml').read_text()) for run in args.runs}
         names = [options['model'] for options in runs.values()]
         if len({*names}) < len(names):
-            raise ValueError(f'Name one run of a model; got {", ".join(names)}.')
+            raise InvalidInput(f'Name one run of a model; got {", ".join(names)}.')
         for run, options in runs.items():
             options['data_dir'] = args.data_dir or options['data_dir']
             print(ship(run, options, args.tag, args.licence))
-    except (OSError, ValueError, DamagedFile) as error:
-        print(f'error: {error}', file=sys.stderr)
+    except (UserError, OSError) as error:
+        print(f'error: {message_of(error)}', file=sys.stderr)
         return 1
     return 0
 
@@ -67,10 +70,10 @@ def ship(run: Path, options: Mapping[str, Any], tag: str, licence: str) -> str:
         What was done, in a line.
 
     Raises:
-        ValueError: They are of another network than the name stands for, or were not tested.
+        InvalidInput: They are of another network than the name stands for, or were not tested.
     """
     if options['model_kwargs']:
-        raise ValueError(f'{run} is not {options["model"]} as it is, but with {options["model_kwargs"]}.')
+        raise InvalidInput(f'{run} is not {options["model"]} as it is, but with {options["model_kwargs"]}.')
     test_split = result_on_test(run)['split']
     # Golden outputs are computed in float64, on the CPU.
     args = argparse.Namespace(**{

@@ -20,10 +20,10 @@ import train
 from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 from timm.utils import setup_default_logging
 from training.checkpoint import list_checkpoints
 from training.config import RECIPE, Parser, positive_int, recipe_text, sha256_of, words_of
-from training.images import plain_message
 from training.interrupt import Interrupt
 from training.logs import read_csv
 from training.pool import RUN_ERRORS, Job, Pool, Waiting
@@ -31,12 +31,13 @@ from training.processes import Processes
 from training.resident import ResidentSplits
 from training.sweep import Sweep, SweepRun, read_sweep
 from training.trained import result_on_test
-from training.variants import PLAIN
+from training.variants import PLAIN, dit_network
 from zoo.differences import differences
 from zoo.rows import paired, summary
 
+from dit_timm.commands import message_of, set_up_printing
+from dit_timm.errors import InvalidInput, MissingFile
 from dit_timm.models.costs import count_costs
-from dit_timm.models.weight_files import DamagedFile
 
 # A guess: small networks leave a large GPU idle between their kernels. scripts/benchmark_sweep.py measures it.
 _TOGETHER_ON_GPU = 10
@@ -74,7 +75,7 @@ class Runs:
         sweep: The sweep.
 
     Raises:
-        ValueError: A folder holds a run with another recipe.
+        InvalidInput: A folder holds a run with another recipe.
         SystemExit: An option is unknown, or a folder holds a run with other options.
     """
 
@@ -106,7 +107,7 @@ class Runs:
         if not (folder / 'args.yaml').is_file():
             return train.parse_args(words)
         if (folder / RECIPE).read_text() != recipe_text(run.recipe):
-            raise ValueError(
+            raise InvalidInput(
                 f'{folder} is of a run with another recipe than {run.recipe} is now. Name another --output, or remove '
                 f'the folder.'
             )
@@ -120,7 +121,7 @@ class Runs:
         """Make a run that is to be trained; None if another process has it, or has ended it.
 
         Raises:
-            ValueError: The data are not those of the runs in the folder.
+            InvalidInput: The data are not those of the runs in the folder.
         """
         folder, options = self.folder(name), copy.deepcopy(self.options[name])
         folder.mkdir(parents=True, exist_ok=True)
@@ -139,7 +140,7 @@ class Runs:
             self._check_data(trainer.data_digest)
             if not (folder / 'args.yaml').is_file():
                 if list_checkpoints(folder):
-                    raise ValueError(f'{folder} has checkpoints, and no args.yaml that says of what: remove it.')
+                    raise InvalidInput(f'{folder} has checkpoints, and no args.yaml that says of what: remove it.')
                 train.write_options(options, folder)
             if list_checkpoints(folder):
                 trainer.restore(folder)
@@ -153,7 +154,7 @@ class Runs:
         for name in self.options:
             for start in read_csv(self.folder(name) / 'environment.csv'):
                 if digest and start.get('images_sha256', '') not in ('', digest):
-                    raise ValueError(
+                    raise InvalidInput(
                         f'{self.folder(name)} was trained on other images than {self.args.data_dir} has now. Name '
                         f'another --output.'
                     )
@@ -162,16 +163,16 @@ class Runs:
 def _check_together(options: argparse.Namespace, args: argparse.Namespace) -> None:
     """Refuse what runs in one process would share."""
     if options.log_wandb:
-        raise ValueError('--log-wandb has one run in a process; --log-tensorboard can have many.')
+        raise InvalidInput('--log-wandb has one run in a process; --log-tensorboard can have many.')
     draws = options.drop > 0 or (options.drop_path or 0) > 0
     if args.together > 1 and draws and args.device.startswith('cuda') and options.cuda_graph is not False:
         # A graph reads the seed where all others do.
-        raise ValueError('--drop and --drop-path draw in the captured step: --together 1, or cuda_graph: false.')
+        raise InvalidInput('--drop and --drop-path draw in the captured step: --together 1, or cuda_graph: false.')
 
 
 def print_results(runs: Runs) -> None:
     """Print a table of the runs that have ended, and the command that records them."""
-    table = Table(title=f'{runs.sweep.data}, {runs.sweep.path.name}: top-1 on the test split (%)')
+    table = Table(title=Text(f'{runs.sweep.data}, {runs.sweep.path.name}: top-1 on the test split (%)'))
     for name in ('network', 'variant', 'runs', 'mean ± deviation', 'against plain, 95 % interval'):
         table.add_column(name)
     results: Dict[str, Dict[str, Dict[str, float]]] = {}
@@ -185,7 +186,7 @@ def print_results(runs: Runs) -> None:
         for variant, by_seed in variants.items():
             difference = paired(by_seed, variants[PLAIN]) if variant != PLAIN and PLAIN in variants else None
             table.add_row(
-                model, variant, str(len(by_seed)), str(summary(by_seed.values())),
+                Text(model), variant, str(len(by_seed)), str(summary(by_seed.values())),
                 difference.interval() if difference else '',
             )
     if ended:
@@ -195,12 +196,13 @@ def print_results(runs: Runs) -> None:
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Train; returns the exit code: 1 if a run failed, 130 after Ctrl-C."""
+    set_up_printing()
     args = parse_args(argv)
     setup_default_logging()
     try:
         return _train(args)
-    except (*RUN_ERRORS, OSError, DamagedFile) as error:
-        print(f'error: {plain_message(error)}', file=sys.stderr)
+    except (*RUN_ERRORS, OSError) as error:
+        print(f'error: {message_of(error)}', file=sys.stderr)
         return 1
 
 
@@ -241,7 +243,7 @@ def _recorded(args: argparse.Namespace, runs: Runs) -> List[str]:
     if args.skip_recorded is None:
         return []
     if not args.skip_recorded.is_file():
-        raise FileNotFoundError(f'--skip-recorded {args.skip_recorded} is no file.')
+        raise MissingFile(f'--skip-recorded {args.skip_recorded} is no file.')
     rows = {
         (row['data'], row['model'], row['variant'], row['recipe_sha256'], row['options'], row['seed'])
         for row in read_csv(args.skip_recorded)
@@ -249,8 +251,9 @@ def _recorded(args: argparse.Namespace, runs: Runs) -> List[str]:
 
     def is_recorded(run: SweepRun) -> bool:
         recipe = sha256_of(recipe_text(run.recipe))
-        options = differences(vars(runs.options[run.name]), run.recipe)
-        return (runs.sweep.data, run.model, run.variant, recipe, options, str(run.seed)) in rows
+        parsed = runs.options[run.name]
+        options = differences(vars(parsed), run.recipe)
+        return (runs.sweep.data, dit_network(parsed.model), run.variant, recipe, options, str(run.seed)) in rows
 
     return [run.name for run in runs.sweep.runs if is_recorded(run)]
 

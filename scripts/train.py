@@ -23,15 +23,17 @@ from timm.utils import get_outdir, random_seed, setup_default_logging
 from training.checkpoint import list_checkpoints
 from training.config import RECIPE, Parser, parse, read_options, recipe_text
 from training.engine import summary_line
-from training.images import UnreadableImage, plain_message
 from training.interrupt import Interrupted
+from training.model import resolve_source
 from training.options import FREE_OPTIONS, add_data_options, add_input_options, add_model_options, add_training_options
 from training.processes import Processes
 from training.streams import is_stream
 from training.trainer import Trainer
 from training.variants import FROZEN, resolve
 
-from dit_timm.models.weight_files import DamagedFile, write_file
+from dit_timm.commands import message_of, set_up_printing
+from dit_timm.errors import UserError
+from dit_timm.models.weight_files import write_file
 
 _DIGITS_RECIPE = Path(__file__).parent / 'recipes' / 'digits.yaml'
 
@@ -60,10 +62,12 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
         if args.config is None and not args.data_dir and not args.dataset:
             args = parse(parser, argv, config=_DIGITS_RECIPE)
     _check(parser, args)
-    resolve(args)
+    _resolve(parser, args)
     if args.data_dir and '://' not in args.data_dir and '::' not in args.data_dir:
         # So that a run can be gone on with, and evaluated, from any folder.
         args.data_dir = str(Path(args.data_dir).absolute())
+    if args.class_map and Path(args.class_map).is_file():
+        args.class_map = str(Path(args.class_map).absolute())
     return args
 
 
@@ -74,7 +78,7 @@ def _parse_resumed(parser: argparse.ArgumentParser, argv: Optional[List[str]], p
     options = read_options(parser, path)
     parser.set_defaults(**options)
     args = parse(parser, argv)
-    resolve(args)
+    _resolve(parser, args)
     # Shards of a stream are dealt out to the processes that load them.
     fixed = ('workers',) if is_stream(args.dataset) else ()
     changed = [
@@ -85,6 +89,15 @@ def _parse_resumed(parser: argparse.ArgumentParser, argv: Optional[List[str]], p
         changes = ', '.join(f'--{key.replace("_", "-")} is {options[key]}, not {getattr(args, key)}' for key in changed)
         parser.error(f'--resume goes on with the options of the run, which must stay: {changes}.')
     return args
+
+
+def _resolve(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Express what names a network in two words by its own options."""
+    try:
+        resolve_source(args)
+    except UserError as error:
+        parser.error(str(error))
+    resolve(args)
 
 
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
@@ -167,25 +180,25 @@ def run(args: argparse.Namespace, processes: Processes) -> Optional[Dict[str, An
 
 def main(argv: Optional[List[str]] = None) -> None:
     """Train, evaluate after each epoch, and save."""
+    set_up_printing()
     args = parse_args(argv)
-    processes = Processes(args)
-    if processes.is_first:
-        setup_default_logging()
+    processes = None
     try:
+        processes = Processes(args)
+        if processes.is_first:
+            setup_default_logging()
         run(args, processes)
-    except (ValueError, DamagedFile, UnreadableImage, FloatingPointError, ImportError) as error:
-        sys.exit(f'error: {plain_message(error)}')
+    except (UserError, OSError) as error:
+        sys.exit(f'error: {message_of(error)}')
     except Interrupted as stopped:
         if processes.is_first:
             print(stopped, flush=True)
         # What a shell expects of a program that Ctrl-C ended.
         sys.exit(130)
     finally:
-        processes.close()
+        if processes is not None:
+            processes.close()
 
 
 if __name__ == '__main__':
-    try:
-        main()
-    except OSError as error:
-        sys.exit(f'error: {error}')
+    main()

@@ -11,6 +11,7 @@ ImageNet-V2 and -Sketch need a folder named by `--data-dir` and nothing else.
 
 import argparse
 import copy
+import json
 import sys
 from pathlib import Path
 from typing import Any, Dict, List, Optional
@@ -23,17 +24,18 @@ from training.config import Parser
 from training.confusion import Confusion
 from training.data import class_names, data_config, open_evaluated
 from training.engine import evaluate, summary_line
-from training.images import UnreadableImage, plain_message, readable
+from training.images import readable
 from training.labels import SomeClasses, read_valid_labels
 from training.loaders import eval_loader
 from training.logs import write_csv
+from training.model import check_model
 from training.options import add_data_options, add_input_options, add_model_options
 from training.trained import add_checkpoint_option, known_classes, load_trained, parse_with_run
 
+from dit_timm.commands import message_of, set_up_printing
+from dit_timm.errors import InvalidInput, UserError
 from dit_timm.models.ablation import remove_quadratic
-from dit_timm.models.weight_files import DamagedFile
-
-_ERRORS = (OSError, ValueError, DamagedFile, UnreadableImage)
+from dit_timm.models.sources import is_source
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -58,7 +60,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_data_options(parser)
     add_input_options(parser)
-    parser.add_argument('--crop-mode', choices=('center', 'squash', 'border'), help='default: the model\'s')
     parser.add_argument(
         '--use-train-size', action='store_true',
         help='the size and crop of training, where pretrained weights have others for tests',
@@ -89,7 +90,7 @@ def parse_args(argv: Optional[List[str]] = None) -> List[argparse.Namespace]:
 
 
 def _names(parser: argparse.ArgumentParser, pattern: str) -> List[str]:
-    if not any(character in pattern for character in '*?['):
+    if is_source(pattern) or not any(character in pattern for character in '*?['):
         return [pattern]
     names = timm.list_pretrained(pattern)
     if not names:
@@ -103,14 +104,13 @@ def _of_model(args: argparse.Namespace, name: str) -> argparse.Namespace:
 
 def validate(args: argparse.Namespace) -> Dict[str, Any]:
     """Evaluate one network, and write what the options ask for; returns its row of results, as timm's."""
+    check_model(args)
     dataset, indices = open_evaluated(args)
     if args.skip_bad_images:
         indices, bad = readable(dataset, indices, args.workers)
         print(f'images that cannot be read and are left out: {len(bad)}')
     classes = class_names(dataset)
     valid = read_valid_labels(args.valid_labels) if args.valid_labels else None
-    if args.checkpoint is not None and classes is not None and valid is None:
-        args.num_classes = args.num_classes or len(classes)
     model = load_trained(args)
     if classes is not None and valid is None and not args.class_map:
         _check_names(args, known_classes(args, model), classes)
@@ -124,8 +124,11 @@ def validate(args: argparse.Namespace) -> Dict[str, Any]:
             config['crop_pct'] = 1.
     if valid is not None:
         model = SomeClasses(model, valid)
-    if classes is not None and model.num_classes < len(classes):
-        raise ValueError(f'{args.model} has {model.num_classes} classes, but the data have {len(classes)}.')
+    # Of a pretrained network, and by --valid-labels, there may be more classes than the data have.
+    more_may_be = args.checkpoint is None or valid is not None
+    known = model.num_classes
+    if classes is not None and (known < len(classes) or known > len(classes) and not more_may_be):
+        raise InvalidInput(f'{args.model} has {known} classes, but the data have {len(classes)}.')
     confusion = Confusion(model.num_classes)
     real = _real_labels(args, dataset)
 
@@ -160,7 +163,7 @@ def _check_names(args: argparse.Namespace, known: Optional[List[str]], classes: 
     """Refuse data whose classes are others than those that the network was trained on."""
     if known is not None and known != classes:
         data = f'{args.data_dir} has' if args.data_dir else 'the handwritten digits, taken for want of --data-dir, have'
-        raise ValueError(
+        raise InvalidInput(
             f'{args.model} knows the classes {_some(known)}, but {data} {_some(classes)}. If they are the same under '
             f'other names, --class-map says which is which.'
         )
@@ -174,11 +177,13 @@ def _real_labels(args: argparse.Namespace, dataset: Any) -> Optional[RealLabelsI
     if args.real_labels is None:
         return None
     if args.skip_bad_images or ' of ' in args.val_split:
-        raise ValueError('--real-labels goes by the number of each image: none can be left out.')
+        raise InvalidInput('--real-labels goes by the number of each image: none can be left out.')
     try:
         return RealLabelsImagenet(dataset.filenames(basename=True), real_json=args.real_labels or None)
+    except json.JSONDecodeError as error:
+        raise InvalidInput(f'--real-labels {args.real_labels} is no JSON: {error}') from error
     except AssertionError as error:
-        raise ValueError(
+        raise InvalidInput(
             f'--real-labels are of the 50,000 images of ImageNet\'s validation split; {args.data_dir} has '
             f'{len(dataset):,} in {args.val_split!r}.'
         ) from error
@@ -186,14 +191,15 @@ def _real_labels(args: argparse.Namespace, dataset: Any) -> Optional[RealLabelsI
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Evaluate and print; returns the exit code, 1 if a network could not be evaluated."""
+    set_up_printing()
     setup_default_logging()
     rows, failed = [], 0
     for args in parse_args(argv):
         try:
             rows.append(validate(args))
-        except _ERRORS as error:
+        except (UserError, OSError) as error:
             failed += 1
-            name, message = str(args.checkpoint or args.model), plain_message(error)
+            name, message = str(args.checkpoint or args.model), message_of(error)
             print(f'error: {message if name in message else f"{name}: {message}"}', file=sys.stderr)
             continue
         if args.results_file is not None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from dit_timm.images import to_rgb
+from dit_timm.images import to_mode
 
 ORIENTATION = 0x0112
 
@@ -32,7 +32,7 @@ def grey(dtype):
 def test_photographs_are_upright(kind, orientation):
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
-    image = to_rgb(reopened(blocks(), kind, exif=exif))
+    image = to_mode(reopened(blocks(), kind, exif=exif))
     expected = ImageOps.exif_transpose(reopened(blocks(), kind, exif=exif))
     assert image.mode == 'RGB' and np.array_equal(image, expected.convert('RGB'))
     if orientation == 6:
@@ -51,7 +51,7 @@ def test_damaged_exif_data_turn_nothing_and_stop_nothing():
         damaged = bytearray(content)
         for place in generator.integers(begin + 4, begin + len(exif.tobytes()), 4):
             damaged[place] = generator.choice([0, 255, generator.integers(256)])
-        assert sorted(to_rgb(Image.open(io.BytesIO(damaged))).size) == [32, 48]
+        assert sorted(to_mode(Image.open(io.BytesIO(damaged))).size) == [32, 48]
 
 
 @pytest.mark.parametrize('kind, dtype', [('PNG', '<u2'), ('TIFF', '<u2'), ('TIFF', '>u2'), ('PPM', '<u2')])
@@ -59,7 +59,7 @@ def test_grey_of_16_bits_keeps_its_shades(kind, dtype):
     values = grey(dtype)
     mode = {'<u2': 'I;16', '>u2': 'I;16B'}[dtype]
     picture = reopened(Image.frombytes(mode, values.shape[::-1], values.tobytes()), kind)
-    image = np.array(to_rgb(picture))
+    image = np.array(to_mode(picture))
     assert image.shape == (16, 32, 3) and len(np.unique(image)) == 256
     assert np.array_equal(image, np.repeat((values // 256).astype(np.uint8)[..., None], 3, axis=2))
 
@@ -70,19 +70,19 @@ def test_other_modes_are_as_pillow_converts_them(mode):
     picture = blocks().convert(mode)
     options = {'transparency': 0} if mode == 'P' else {}
     image, expected = (reopened(picture, kind, **options) for _ in range(2))
-    assert np.array_equal(to_rgb(image), expected.convert('RGB'))
+    assert np.array_equal(to_mode(image), expected.convert('RGB'))
 
 
 @pytest.mark.parametrize('dtype', [np.int32, np.float32])
 def test_values_of_32_bits_must_be_those_of_8(dtype):
     values = grey(dtype)
     small = reopened(Image.fromarray((values // 256).astype(dtype)), 'TIFF')
-    assert np.array_equal(np.array(to_rgb(small))[..., 0], values // 256)
+    assert np.array_equal(np.array(to_mode(small))[..., 0], values // 256)
     with pytest.raises(ValueError, match='from 0 to 65408, and nothing says what is black'):
-        to_rgb(reopened(Image.fromarray(values), 'TIFF'))
+        to_mode(reopened(Image.fromarray(values), 'TIFF'))
 
 
 def test_floats_up_to_one_are_not_black():
     with pytest.raises(ValueError, match='from 0 to 0.99'):
-        to_rgb(reopened(Image.fromarray(grey(np.float32) / 65536), 'TIFF'))
-    assert np.array(to_rgb(reopened(Image.fromarray(np.zeros((4, 4), np.float32)), 'TIFF'))).max() == 0
+        to_mode(reopened(Image.fromarray(grey(np.float32) / 65536), 'TIFF'))
+    assert np.array(to_mode(reopened(Image.fromarray(np.zeros((4, 4), np.float32)), 'TIFF'))).max() == 0

@@ -14,6 +14,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from timm.models import PretrainedCfg, build_model_with_cfg, get_arch_pretrained_cfgs, resolve_pretrained_cfg
 from torch import nn
 
+from ..errors import Unavailable
 from ..layers.quadratic import ChannelQuadratic2d
 
 _logger = logging.getLogger(__name__)
@@ -102,4 +103,4 @@ def build_dit_model(model_cls: type, variant: str, pretrained: bool, **kwargs: A
                 f"pretrained_cfg_overlay=dict(file='/path/to/model.safetensors')); or pass pretrained=False for "
                 f'random weights.'
             )
-        raise OSError(message) from error
+        raise Unavailable(message) from error

@@ -24,6 +24,7 @@ from huggingface_hub.errors import (
 from timm.models import get_pretrained_cfg
 from torch import nn
 
+from ..errors import InvalidInput, Unavailable
 from .hub_errors import TransportFailed, remedy
 from .weight_files import DamagedFile
 
@@ -34,7 +35,7 @@ _SHA256 = re.compile(r'[0-9a-f]{64}')
 _BLOB_ID = re.compile(r'[0-9a-f]{40}')
 
 
-class NoWeights(OSError):
+class NoWeights(Unavailable):
     """Pretrained weights cannot be had; the message names the repository and what to do."""
 
 
@@ -68,15 +69,15 @@ def load_pretrained_checked(
     Raises:
         NoWeights: There is no such name, repository, revision or file, or no access to it, or no network.
         DamagedFile: The weights have another sum than they must, or do not fit the network.
-        ValueError: An argument makes no sense.
+        InvalidInput: An argument makes no sense.
     """
     if sha256 is not None and not _SHA256.fullmatch(sha256):
-        raise ValueError(f'sha256 must be 64 hexadecimal digits, in lower case; got {sha256!r}.')
+        raise InvalidInput(f'sha256 must be 64 hexadecimal digits, in lower case; got {sha256!r}.')
     repository = name.removeprefix('hf-hub:')
     if '/' in repository:
         return _from_repository(repository, revision, sha256, cache_dir, kwargs)
     if revision is not None:
-        raise ValueError(f'revision is of a repository; {name!r} is a name of timm\'s registry.')
+        raise InvalidInput(f'revision is of a repository; {name!r} is a name of timm\'s registry.')
     return _from_registry(name, sha256, cache_dir, kwargs)
 
 
@@ -107,7 +108,7 @@ def _from_repository(
 ) -> nn.Module:
     repository, _, pinned = name.partition('@')
     if revision is not None and pinned:
-        raise ValueError(f'Name the revision once: {name!r} has one, and revision={revision!r}.')
+        raise InvalidInput(f'Name the revision once: {name!r} has one, and revision={revision!r}.')
     revision = revision or pinned or None
     config = _download(repository, revision, _CONFIG, None, cache_dir)
     _compare(config)

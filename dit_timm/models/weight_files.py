@@ -11,10 +11,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
+from ..errors import UserError
+
 _DIGEST = 'sha256'
 
 
-class DamagedFile(Exception):
+class DamagedFile(UserError):
     """A file does not hold what was once written to it, or is no file of its kind."""
 
 

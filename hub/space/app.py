@@ -16,7 +16,7 @@ import gradio as gr
 import timm
 from gradio.data_classes import ImageData
 from gradio.utils import get_upload_folder
-from pictures import MOST_BYTES, UnreadablePicture, coloured, read_picture, seen
+from pictures import MOST_BYTES, coloured, read_picture, seen
 from PIL import Image
 from quadratic_map import Explained, explain
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_data_config
@@ -24,9 +24,8 @@ from timm.models import get_pretrained_cfg
 from torch import nn
 
 from dit_timm import load_pretrained_checked
+from dit_timm.errors import InvalidInput, UserError
 from dit_timm.models.ablation import quadratic_terms
-from dit_timm.models.checked import NoWeights
-from dit_timm.models.weight_files import DamagedFile
 
 _ABOUT = """# Dendritic CNNs
 A Dit-CNN is a CNN in which one convolution also receives a weighted sum of products of its input channels. Upload a
@@ -64,11 +63,11 @@ def load(name: str) -> nn.Module:
     Raises:
         NoWeights: There is no such network.
         DamagedFile: Its weights are not what was published.
-        ValueError: It has no quadratic term.
+        InvalidInput: It has no quadratic term.
     """
     model = load_pretrained_checked(name)
     if not quadratic_terms(model):
-        raise ValueError(f'{name} has no quadratic term; this page is for Dit networks.')
+        raise InvalidInput(f'{name} has no quadratic term; this page is for Dit networks.')
     return model
 
 
@@ -99,7 +98,7 @@ def classify(path: Optional[str], name: str) -> Shown:
         try:
             picture = read_picture(Path(path))
             model = load(name)
-        except (UnreadablePicture, NoWeights, DamagedFile, ValueError) as error:
+        except UserError as error:
             raise gr.Error(str(error), print_exception=False) from error
         config = resolve_data_config(model=model)
         image = create_transform(**config)(picture)
@@ -167,7 +166,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     try:
         for name in names:
             load(name)
-    except (NoWeights, DamagedFile, ValueError) as error:
+    except UserError as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
     try:

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dit_timm.images import FORMATS, to_rgb
+from dit_timm.errors import InvalidInput
+from dit_timm.images import FORMATS, to_mode
 
 MOST_BYTES = 20 << 20
 MOST_PIXELS = 50_000_000
@@ -17,7 +18,7 @@ _MOST_LENGTH = 20
 _SHOWN_SIZE = 320
 
 
-class UnreadablePicture(ValueError):
+class UnreadablePicture(InvalidInput):
     """A file is too large or no picture; the message says which."""
 
 
@@ -36,7 +37,7 @@ def read_picture(path: Path) -> Image.Image:
         with Image.open(path, formats=FORMATS) as image:
             # Before it is decoded: a small file can hold a huge picture.
             _check_shape(*image.size)
-            return to_rgb(image)
+            return to_mode(image)
     except Image.UnidentifiedImageError as error:
         raise UnreadablePicture(f'The file is no picture that can be read ({", ".join(FORMATS)}).') from error
     except Image.DecompressionBombError as error:

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from dit_timm.errors import InvalidInput
 from dit_timm.models.ablation import quadratic_terms, without_quadratic
 
 
@@ -34,11 +35,11 @@ def explain(model: nn.Module, image: torch.Tensor) -> Explained:
         image: Normalised, shape (3, H, W).
 
     Raises:
-        ValueError: The network has no quadratic term.
+        InvalidInput: The network has no quadratic term.
     """
     terms = quadratic_terms(model)
     if not terms:
-        raise ValueError(f'{type(model).__name__} has no quadratic term to look at.')
+        raise InvalidInput(f'{type(model).__name__} has no quadratic term to look at.')
     outputs: List[torch.Tensor] = []
 
     def keep(module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:

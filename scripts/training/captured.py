@@ -16,6 +16,8 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from torch import nn
 
+from dit_timm.errors import InvalidInput
+
 from .optim import parameter_groups
 from .steps import Steps
 
@@ -114,7 +116,7 @@ class CapturedSteps(Steps):
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            raise ValueError(
+            raise InvalidInput(
                 f'The step of {self.args.model} cannot be captured as a CUDA graph: {error} It can do without: '
                 f'--no-cuda-graph.'
             ) from error
@@ -172,10 +174,10 @@ def create_steps(
         The steps, and the number of epochs that the schedule has.
 
     Raises:
-        ValueError: `--cuda-graph` asks for what cannot be.
+        InvalidInput: `--cuda-graph` asks for what cannot be, or the optimizer refuses its options.
     """
     if args.cuda_graph and uncaptured is not None:
-        raise ValueError(f'--cuda-graph: {uncaptured}')
+        raise InvalidInput(f'--cuda-graph: {uncaptured}')
     captured = args.cuda_graph is not False and uncaptured is None
     # Shapes stay the same; not of the same bits each time on a GPU, where nothing else here is either.
     torch.backends.cudnn.benchmark = True
@@ -184,11 +186,15 @@ def create_steps(
     )
     optional = {'eps': args.opt_eps, 'betas': args.opt_betas}
     # The groups say what decays.
-    optimizer = create_optimizer_v2(
-        groups, opt=args.opt, lr=args.lr, weight_decay=0., momentum=args.momentum,
-        **{key: value for key, value in optional.items() if value is not None},
-        **(OPTIMIZERS[args.opt] if captured else {}),
-    )
+    try:
+        optimizer = create_optimizer_v2(
+            groups, opt=args.opt, lr=args.lr, weight_decay=0., momentum=args.momentum,
+            **{key: value for key, value in optional.items() if value is not None},
+            **(OPTIMIZERS[args.opt] if captured else {}),
+        )
+    except ValueError as error:
+        # The word of all optimizers for numbers out of their range.
+        raise InvalidInput(f'--opt {args.opt} refuses its options: {error}') from error
     updates = -(-batches // args.grad_accum_steps)
     scheduler, epochs = create_scheduler_v2(optimizer, **scheduler_kwargs(args), updates_per_epoch=updates)
     return (CapturedSteps if captured else Steps)(wrapped, model, optimizer, scheduler, args, rank), epochs

@@ -66,7 +66,7 @@ def recipe_text(path: Path) -> str:
     Args:
         path: The recipe, which `parse` has taken.
     """
-    return yaml.safe_dump(yaml.safe_load(path.read_text()))
+    return yaml.safe_dump(yaml.safe_load(path.read_text(encoding='utf-8')))
 
 
 def sha256_of(recipe: str) -> str:
@@ -92,7 +92,7 @@ def _errors_of(parser: argparse.ArgumentParser, path: Path) -> Iterator[None]:
 def read_options(parser: argparse.ArgumentParser, path: Path) -> Dict[str, Any]:
     """Read a YAML file that maps names to values; ends the process, as the parser does, if it cannot."""
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.safe_load(path.read_text(encoding='utf-8'))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         parser.error(f'cannot read {path}: {error}')
     if not isinstance(values, dict):

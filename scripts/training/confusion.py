@@ -49,7 +49,8 @@ class Confusion:
         figure, axis = plt.subplots(figsize=(8, 7), layout='constrained')
         figure.colorbar(axis.imshow(shares.numpy(), vmin=0, vmax=1, cmap='viridis'), label='share of the true class')
         if size <= _MOST_NAMES:
-            labels = [self._name(number, names) for number in range(size)]
+            # Else what stands between two of them is a formula to matplotlib.
+            labels = [self._name(number, names).replace('$', r'\$') for number in range(size)]
             axis.set_xticks(range(size), labels, rotation=90)
             axis.set_yticks(range(size), labels)
         axis.set_xlabel('predicted class')

@@ -6,10 +6,15 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 from sklearn.model_selection import train_test_split
-from timm.data import create_dataset, resolve_data_config
+from timm.data import create_dataset
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
+from dit_timm.errors import InvalidInput, MissingFile
+from dit_timm.models.inputs import image_mode, input_config
+
+from .archives import check_archive, compressed
+from .class_map import read_class_map
 from .folders import open_folder
 from .streams import as_opened
 
@@ -26,16 +31,18 @@ def open_split(args: argparse.Namespace, split: str, is_training: bool = False) 
     `--dataset`. Without, the data are the handwritten digits.
 
     Raises:
-        FileNotFoundError: There is no such split; what there is instead is listed.
+        MissingFile: There is no such split; what there is instead is listed.
     """
+    class_map = read_class_map(args.class_map, args.data_dir) if args.class_map else None
     if args.dataset:
         if not args.data_dir and not args.dataset.lower().startswith(_CACHED):
-            raise FileNotFoundError(f'--dataset {args.dataset} needs --data-dir, the folder that has or will have it.')
-        return create_dataset(
-            args.dataset,
+            raise MissingFile(f'--dataset {args.dataset} needs --data-dir, the folder that has or will have it.')
+        return _opened(
+            f'--dataset {args.dataset}',
+            name=args.dataset,
             root=args.data_dir,
             split=split,
-            class_map=args.class_map,
+            class_map=class_map or '',
             is_training=is_training,
             download=args.dataset_download,
             batch_size=args.batch_size,
@@ -54,18 +61,32 @@ def open_split(args: argparse.Namespace, split: str, is_training: bool = False) 
         root = digits_folder()
     # timm takes the whole folder where it finds no split: the path of the split is found here.
     path = _find_split(root, split)
-    return open_folder(path, args.class_map)
+    return open_folder(path, class_map)
+
+
+def _opened(what: str, **kwargs: Any) -> Dataset:
+    try:
+        return create_dataset(**kwargs)
+    except (AssertionError, RuntimeError, ImportError, ValueError, OSError) as error:
+        # The words of timm, torchvision and readers for names, files and packages that are not there.
+        raise InvalidInput(f'{what} cannot be opened: {str(error).strip() or type(error).__name__}') from error
 
 
 def _find_split(root: Path, split: str) -> Path:
     if not root.is_dir():
-        raise FileNotFoundError(f'--data-dir {root} is not a folder.')
+        raise MissingFile(f'--data-dir {root} is not a folder.')
     for name in (split, *_SYNONYMS.get(split, ())):
         for path in (root / f'{name}.tar', root / name):
-            if path.is_dir() or path.suffix == '.tar' and path.is_file():
+            if path.is_dir():
                 return path
+            if path.suffix == '.tar' and path.is_file():
+                check_archive(path)
+                return path
+        packed = compressed(root, name)
+        if packed is not None:
+            check_archive(packed)
     found = sorted(path.name for path in root.iterdir())
-    raise FileNotFoundError(
+    raise MissingFile(
         f'--data-dir {root} has no split {split!r}, neither a folder nor a .tar; it has {found[:10]}. '
         f'--train-split, --val-split and --test-split name the splits.'
     )
@@ -111,13 +132,13 @@ def hold_out(dataset: Dataset, share: float) -> Tuple[List[int], List[int]]:
         The images to train on and those held out, as indices.
 
     Raises:
-        ValueError: The share leaves one side without an image of each class.
+        InvalidInput: The share leaves one side without an image of each class.
     """
     classes = labels(dataset)
     try:
         train, held_out = train_test_split(range(len(dataset)), test_size=share, random_state=0, stratify=classes)
     except ValueError as error:
-        raise ValueError(f'--val-fraction {share} of {len(dataset)} images cannot be held out: {error}') from error
+        raise InvalidInput(f'--val-fraction {share} of {len(dataset)} images cannot be held out: {error}') from error
     return sorted(train), sorted(held_out)
 
 
@@ -128,19 +149,23 @@ def check_classes(train_set: Dataset, other: Optional[Dataset], num_classes: Opt
         The number of classes that the network needs; None where nothing says it.
 
     Raises:
-        ValueError: They do not fit, or a class has no image.
+        InvalidInput: They do not fit, or a class has no image.
     """
     classes = class_names(train_set)
     if classes is None:
         if num_classes is None and isinstance(train_set, IterableDataset):
-            raise ValueError('The data do not say how many classes they have: name --num-classes.')
+            raise InvalidInput('The data do not say how many classes they have: name --num-classes.')
+        if num_classes == 1:
+            raise InvalidInput('--num-classes is 1: a network tells two or more apart.')
         return num_classes
     if num_classes is not None and num_classes < len(classes):
-        raise ValueError(f'--num-classes is {num_classes}, but the training data have {len(classes)} classes.')
+        raise InvalidInput(f'--num-classes is {num_classes}, but the training data have {len(classes)} classes.')
+    if len(classes) == 1:
+        raise InvalidInput(f'The training data have one class, {classes[0]!r}: a network tells two or more apart.')
     others = None if other is None else class_names(other)
     if others is not None and others != classes:
         different = sorted(set(classes) ^ set(others))
-        raise ValueError(
+        raise InvalidInput(
             f'The splits differ in their classes: {different[:10]} are in one only. A class without an image counts '
             f'as absent.'
         )
@@ -148,11 +173,6 @@ def check_classes(train_set: Dataset, other: Optional[Dataset], num_classes: Opt
 
 
 def data_config(args: argparse.Namespace, model: nn.Module, use_test_size: bool = False) -> Dict[str, Any]:
-    """Input size, mean, std, crop and interpolation: the options', else the model's.
-
-    Args:
-        args: Options.
-        model: The network.
-        use_test_size: Take the model's size and crop for tests, where its pretrained weights have one.
-    """
-    return resolve_data_config(vars(args), model=model, use_test_size=use_test_size)
+    """What a network is shown of an image: see `input_config`, and 'input_img_mode', see `image_mode`."""
+    config = input_config(vars(args), model, use_test_size)
+    return {**config, 'input_img_mode': image_mode(vars(args), config['input_size'][0])}

@@ -10,7 +10,6 @@ import errno
 import functools
 import logging
 import os
-import pickle
 import tarfile
 from collections import Counter
 from pathlib import Path, PurePosixPath
@@ -18,11 +17,11 @@ from typing import Any, BinaryIO, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 from timm.data import ImageDataset, add_img_extensions, get_img_extensions
-from timm.data.readers.class_map import load_class_map
 from timm.data.readers.reader_image_folder import ReaderImageFolder
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from timm.utils.misc import natural_key
 
+from dit_timm.errors import InvalidInput
 from dit_timm.images import ENDINGS
 
 _logger = logging.getLogger(__name__)
@@ -160,16 +159,16 @@ def _label(
         folders lie around those of the classes.
 
     Raises:
-        ValueError: There are no images, or one lies in no folder of a class.
+        InvalidInput: There are no images, or one lies in no folder of a class.
     """
     if not images:
-        raise ValueError(f'{root} has no image. The files of images end in {", ".join(get_img_extensions())}.')
+        raise InvalidInput(f'{root} has no image. The files of images end in {", ".join(get_img_extensions())}.')
     folders, depth = {place for _, place in images}, 0
     if class_map is None:
         loose = [name for name, place in images if not place]
         if loose:
             others = f', and {len(loose) - 1} other images' if loose[1:] else ''
-            raise ValueError(
+            raise InvalidInput(
                 f'{min(loose)} lies in no folder of a class{others}: {root} needs a folder for each class, with its '
                 f'images. Move them there, or out of {root}.'
             )
@@ -187,7 +186,7 @@ def _label(
     unnamed = sorted({names[place] or root for place in folders if names[place] not in numbers})
     left_out = labels.count(None)
     if left_out == len(labels):
-        raise ValueError(f'{root} has no image in a folder that --class-map names; it has {_some(unnamed)}.')
+        raise InvalidInput(f'{root} has no image in a folder that --class-map names; it has {_some(unnamed)}.')
     if left_out:
         _say(f'{root}: left out {left_out} images in folders that --class-map does not name: {_some(unnamed)}')
     return labels, numbers, depth
@@ -201,7 +200,7 @@ class FolderReader(ReaderImageFolder):
         class_map: Numbers of the classes by name, if they are given.
 
     Raises:
-        ValueError: There is no image, one lies in no folder of a class, or a class has none.
+        InvalidInput: There is no image, one lies in no folder of a class, or a class has none.
         OSError: A folder cannot be read.
     """
 
@@ -214,7 +213,7 @@ class FolderReader(ReaderImageFolder):
         empty = [place for place in found.folders if len(place) <= depth + 1 and place not in used]
         if empty:
             paths = sorted(os.path.join(root, *place) for place in empty)
-            raise ValueError(f'Folders of classes without an image: {_some(paths)}. Fill or remove them.')
+            raise InvalidInput(f'Folders of classes without an image: {_some(paths)}. Fill or remove them.')
         samples = [(path, label) for (path, _), label in zip(found.images, labels) if label is not None]
         self.samples = sorted(samples, key=lambda sample: (natural_key(sample[0]), sample[0]))
 
@@ -227,14 +226,14 @@ class ArchiveReader(ReaderImageInTar):
         class_map: Numbers of the classes by name, if they are given.
 
     Raises:
-        ValueError: It cannot be read, has no image, or one that lies in no folder of a class.
+        InvalidInput: It cannot be read, has no image, or one that lies in no folder of a class.
     """
 
     def __init__(self, root: Path, class_map: Optional[Dict[str, int]] = None) -> None:
         try:
             super().__init__(str(root))
         except (tarfile.TarError, ValueError) as error:
-            raise ValueError(
+            raise InvalidInput(
                 f'{root} is no archive with images, or cannot be read: {error}. It must be whole, and not compressed.'
             ) from error
         places = [_place(member, archive) for member, _, archive in self.samples]
@@ -272,20 +271,16 @@ def _place(member: tarfile.TarInfo, archive: Optional[tarfile.TarInfo]) -> Tuple
     return *(part for part in parts if part != '.'), *PurePosixPath(member.path).parts
 
 
-def open_folder(path: Path, class_map: str = '') -> ImageDataset:
+def open_folder(path: Path, class_map: Optional[Dict[str, int]] = None) -> ImageDataset:
     """Open a split: a folder or an archive.
 
     Args:
         path: Its path.
-        class_map: `--class-map`.
+        class_map: Numbers of the classes by name, if they are given.
 
     Raises:
-        ValueError: See the readers; or the class map cannot be read.
+        InvalidInput: See the readers.
         OSError: A folder cannot be read.
     """
-    try:
-        numbers = load_class_map(class_map, str(path)) if class_map else None
-    except (AssertionError, pickle.UnpicklingError) as error:
-        raise ValueError(f'--class-map {class_map}: {error}') from error
     reader = FolderReader if path.is_dir() else ArchiveReader
-    return ImageDataset(str(path), reader=reader(path, numbers))
+    return ImageDataset(str(path), reader=reader(path, class_map))

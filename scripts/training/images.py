@@ -2,14 +2,17 @@
 
 import tarfile
 import warnings
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from functools import partial
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 from PIL import Image
 from timm.data import ImageDataset
 from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import Compose
 
-from dit_timm.images import to_rgb
+from dit_timm.errors import InvalidInput, UserError
+from dit_timm.images import to_mode
 
 from .randomness import seed_cpu
 
@@ -17,16 +20,19 @@ from .randomness import seed_cpu
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, tarfile.TarError)
 
 
-class UnreadableImage(Exception):
+class UnreadableImage(UserError):
     """An image of the data cannot be read; the message names its file."""
 
 
-def plain_message(error: Exception) -> str:
-    """The message of an error, without the traceback that torch puts around one from a worker."""
-    text = str(error).strip()
-    if not text.startswith('Caught '):
-        return text
-    return text.splitlines()[-1].partition(': ')[2]
+def set_transform(dataset: Dataset, transform: Callable, mode: str) -> None:
+    """Let a data set convert its images to a mode of Pillow, then transform them."""
+    for reads in (dataset, getattr(dataset, 'reader', None)):
+        # A reader without one gives images as they are opened.
+        if getattr(reads, 'input_img_mode', ''):
+            reads.input_img_mode = mode
+    if not isinstance(dataset, ImageDataset):
+        transform = Compose([partial(to_mode, mode=mode), transform])
+    dataset.transform = transform
 
 
 class Images(Dataset):
@@ -41,14 +47,14 @@ class Images(Dataset):
         cache: Keep images in memory as they are before the transform. Each process that loads has its own.
 
     Raises:
-        ValueError: `cache` with a data set whose images do not come from files.
+        InvalidInput: `cache` with a data set whose images do not come from files.
     """
 
     def __init__(
             self, dataset: Dataset, indices: Optional[Sequence[int]] = None, seed: int = 0, cache: bool = False,
     ) -> None:
         if cache and not isinstance(dataset, ImageDataset):
-            raise ValueError(
+            raise InvalidInput(
                 f'--cache-images keeps images of folders and archives; these are read by {type(dataset).__name__}. '
                 f'Leave it out.'
             )
@@ -84,7 +90,7 @@ class Images(Dataset):
         try:
             file, target = self.dataset.reader[index]
             with Image.open(file) as opened:
-                return to_rgb(opened), -1 if target is None else target
+                return to_mode(opened, self.dataset.input_img_mode), -1 if target is None else target
         except _UNREADABLE as error:
             raise UnreadableImage(
                 f'{self.filename(index)} cannot be read: {error}. Mend or remove it, or leave out all such images with '

@@ -12,6 +12,8 @@ from typing import List
 import torch
 from torch import nn
 
+from dit_timm.errors import InvalidInput, MissingFile
+
 # Lists that timm has: classes of ImageNet, by number.
 _LISTS = ('imagenet_a', 'imagenet_r')
 
@@ -24,18 +26,22 @@ def read_valid_labels(name: str) -> List[int]:
 
     Raises:
         OSError: There is no such file.
-        ValueError: A line is no number.
+        InvalidInput: A line is no number.
     """
     if name in _LISTS:
         text = importlib.resources.files('timm.data').joinpath('_info', f'{name}_indices.txt').read_text()
     elif Path(name).is_file():
-        text = Path(name).read_text()
+        # Editors of Windows begin UTF-8 with a mark of their own.
+        text = Path(name).read_text(encoding='utf-8-sig')
     else:
-        raise OSError(f'--valid-labels {name} is no file, and neither of {", ".join(_LISTS)}.')
+        raise MissingFile(f'--valid-labels {name} is no file, and neither of {", ".join(_LISTS)}.')
     try:
-        return [int(line) for line in text.split()]
+        classes = [int(line) for line in text.split()]
     except ValueError as error:
-        raise ValueError(f'--valid-labels {name} must hold the number of a class in each line: {error}') from error
+        raise InvalidInput(f'--valid-labels {name} must hold the number of a class in each line: {error}') from error
+    if not classes:
+        raise InvalidInput(f'--valid-labels {name} is empty.')
+    return classes
 
 
 class SomeClasses(nn.Module):
@@ -46,13 +52,13 @@ class SomeClasses(nn.Module):
         classes: Numbers of the classes.
 
     Raises:
-        ValueError: The network lacks one of them.
+        InvalidInput: The network lacks one of them.
     """
 
     def __init__(self, model: nn.Module, classes: List[int]) -> None:
         super().__init__()
         if not 0 <= min(classes) <= max(classes) < model.num_classes:
-            raise ValueError(
+            raise InvalidInput(
                 f'--valid-labels has classes {min(classes)} to {max(classes)}; the network has {model.num_classes}.'
             )
         self.model, self.num_classes = model, len(classes)

@@ -9,9 +9,9 @@ from timm.data.loader import fast_collate
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 from torchvision.transforms import Compose, RandomCrop
 
-from dit_timm.images import to_rgb
+from dit_timm.errors import InvalidInput
 
-from .images import Images
+from .images import Images, set_transform
 from .prefetched import Prefetched
 from .resident import ResidentEvalBatches, ResidentSplits, ResidentTrainBatches, check_augmentation
 from .sampler import EpochBatches
@@ -45,7 +45,7 @@ def train_loader(
         The loader, and what says where it begins.
 
     Raises:
-        ValueError: The images do not fill a batch, or cannot be on the device as the options ask.
+        InvalidInput: The images do not fill a batch, or cannot be on the device as the options ask.
     """
     if resident is not None:
         check_augmentation(args)
@@ -54,7 +54,7 @@ def train_loader(
         images = resident.train(args, dataset, config)
         return ResidentTrainBatches(images, indices, config, batches, **flips), batches
     interpolation = args.train_interpolation
-    dataset.transform = create_transform(
+    transform = create_transform(
         config['input_size'],
         is_training=True,
         no_aug=args.no_aug,
@@ -72,9 +72,9 @@ def train_loader(
     )
     if args.crop_padding:
         crop = RandomCrop(config['input_size'][-2:], padding=args.crop_padding)
-        dataset.transform = Compose([crop, dataset.transform])
+        transform = Compose([crop, transform])
+    set_transform(dataset, transform, config['input_img_mode'])
     if is_stream(args.dataset):
-        dataset.transform = Compose([to_rgb, dataset.transform])
         check_shards(dataset, args.workers, world_size)
         check_labels(dataset, args.num_classes)
         batches = StreamBatches(dataset, args.batch_size, args.seed, args.workers, rank)
@@ -88,7 +88,7 @@ def _epoch_batches(args: argparse.Namespace, size: int, rank: int, world_size: i
     batches = EpochBatches(size, args.batch_size, args.seed, rank, world_size)
     if batches.batches == 0:
         together = f' in each of {world_size} processes' if world_size > 1 else ''
-        raise ValueError(
+        raise InvalidInput(
             f'{size} training images do not fill one batch: lower --batch-size, {args.batch_size}{together}.'
         )
     return batches
@@ -112,7 +112,7 @@ def eval_loader(
     if resident is not None:
         images = resident.evaluation(args, split, dataset, config)
         return ResidentEvalBatches(images, indices, config, args.batch_size, rank, world_size)
-    dataset.transform = create_transform(
+    transform = create_transform(
         config['input_size'],
         interpolation=config['interpolation'],
         mean=config['mean'],
@@ -121,8 +121,8 @@ def eval_loader(
         crop_mode=config['crop_mode'],
         use_prefetcher=True,
     )
+    set_transform(dataset, transform, config['input_img_mode'])
     if is_stream(args.dataset):
-        dataset.transform = Compose([to_rgb, dataset.transform])
         read_whole(dataset)
         if args.num_classes is not None:
             check_labels(dataset, args.num_classes)

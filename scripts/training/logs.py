@@ -6,6 +6,7 @@ import io
 from pathlib import Path
 from typing import Any, Dict, List
 
+from dit_timm.errors import MissingPackage
 from dit_timm.models.weight_files import write_file
 
 from .curves import plot_curves
@@ -24,7 +25,7 @@ def read_csv(path: Path) -> List[Dict[str, str]]:
     """Read the rows of a CSV; none if there is no such file."""
     if not path.is_file():
         return []
-    with path.open(newline='') as file:
+    with path.open(newline='', encoding='utf-8') as file:
         return list(csv.DictReader(file))
 
 
@@ -36,7 +37,7 @@ class Logs:
         args: Options.
 
     Raises:
-        ImportError: `--log-tensorboard` or `--log-wandb` without the package.
+        MissingPackage: `--log-tensorboard` or `--log-wandb` without the package.
     """
 
     def __init__(self, folder: Path, args: argparse.Namespace) -> None:
@@ -46,13 +47,13 @@ class Logs:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
-                raise ImportError('--log-tensorboard needs the package: pip install tensorboard') from error
+                raise MissingPackage('--log-tensorboard needs the package: pip install tensorboard') from error
             self.tensorboard = SummaryWriter(str(folder / 'tensorboard'))
         if args.log_wandb:
             try:
                 import wandb
             except ImportError as error:
-                raise ImportError('--log-wandb needs the package: pip install wandb') from error
+                raise MissingPackage('--log-wandb needs the package: pip install wandb') from error
             self.wandb = wandb
             wandb.init(project='dit_timm', id=folder.name, name=folder.name, resume='allow', config=vars(args))
 

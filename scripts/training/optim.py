@@ -8,6 +8,8 @@ from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from dit_timm.errors import InvalidInput
+
 # The weights of a quadratic term, and of the norm in front of it.
 _QUADRATIC = re.compile(r'(^|\.)quadratic(_norm)?\.')
 
@@ -28,14 +30,14 @@ def freeze_all_but(model: nn.Module, patterns: Sequence[str]) -> int:
         The number of parameters that are trained.
 
     Raises:
-        ValueError: A pattern is found in no name.
+        InvalidInput: A pattern is found in no name.
     """
     names = dict(model.named_parameters())
     trained = set()
     for pattern in patterns:
         found = {name for name in names if (is_quadratic(name) if pattern == 'quadratic' else re.search(pattern, name))}
         if not found:
-            raise ValueError(f'--train-only {pattern} is found in no parameter; the first are {list(names)[:5]}.')
+            raise InvalidInput(f'--train-only {pattern} is found in no parameter; the first are {list(names)[:5]}.')
         trained |= found
     for name, parameter in names.items():
         parameter.requires_grad_(name in trained)

@@ -6,7 +6,10 @@ from pathlib import Path
 import torch
 from timm.utils import ParseKwargs
 
+from dit_timm.models.inputs import IMAGE_MODES
+
 from .cache import default_cache
+from .choices import interpolation, optimizer, policy, train_interpolation
 from .config import fraction, positive_int
 from .variants import DIT, VARIANTS
 
@@ -53,11 +56,24 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
 def add_input_options(parser: argparse.ArgumentParser) -> None:
     """Options that say what a network is shown of an image."""
     group = parser.add_argument_group('input')
-    group.add_argument('--img-size', type=int, metavar='N', help='image size (default: the model\'s)')
+    group.add_argument('--img-size', type=positive_int, metavar='N', help='image size (default: the model\'s)')
+    group.add_argument(
+        '--in-chans', type=positive_int, metavar='N', help='channels of an image (default: the model\'s)',
+    )
+    group.add_argument(
+        '--input-size', type=positive_int, nargs=3, metavar=('C', 'H', 'W'), help='channels and image size in one',
+    )
+    group.add_argument(
+        '--input-img-mode', choices=tuple(IMAGE_MODES), metavar='MODE',
+        help=f'what images are converted to: {", ".join(IMAGE_MODES)} (default: L for one channel, RGB for three)',
+    )
     group.add_argument('--crop-pct', type=float, help='share of the image that evaluation crops')
+    group.add_argument('--crop-mode', choices=('center', 'squash', 'border'), help='default: the model\'s')
     group.add_argument('--mean', type=float, nargs='+', help='mean of the pixels (default: the model\'s)')
     group.add_argument('--std', type=float, nargs='+', help='standard deviation of the pixels (default: the model\'s)')
-    group.add_argument('--interpolation', default='', help='how images are resized (default: the model\'s)')
+    group.add_argument(
+        '--interpolation', type=interpolation, default='', help='how images are resized (default: the model\'s)',
+    )
 
 
 def add_model_options(parser: argparse.ArgumentParser, several: bool = False) -> None:
@@ -66,12 +82,18 @@ def add_model_options(parser: argparse.ArgumentParser, several: bool = False) ->
     if several:
         group.add_argument(
             '--model', nargs='+', default=['dit_resnet20'], metavar='NAME',
-            help='name, or pattern of names with pretrained weights; several are evaluated one after the other',
+            help='name, pattern of names with pretrained weights, local-dir:FOLDER or hf-hub:OWNER/NAME; several are '
+                 'evaluated one after the other (default: dit_resnet20)',
         )
     else:
-        group.add_argument('--model', default='dit_resnet20', metavar='NAME')
+        group.add_argument(
+            '--model', default='dit_resnet20', metavar='NAME',
+            help='of timm\'s registry, or local-dir:FOLDER or hf-hub:OWNER/NAME (default: %(default)s)',
+        )
     group.add_argument('--pretrained', action=argparse.BooleanOptionalAction, default=False)
-    group.add_argument('--num-classes', type=int, metavar='N', help='default: the number of classes in the data')
+    group.add_argument(
+        '--num-classes', type=positive_int, metavar='N', help='default: the number of classes in the data',
+    )
     group.add_argument('--model-kwargs', nargs='*', default={}, action=ParseKwargs, metavar='KEY=VALUE')
     group.add_argument(
         '--variant', default=DIT, choices=tuple(VARIANTS),
@@ -92,6 +114,11 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group('optimisation')
     group.add_argument('--train-split', default='train', metavar='NAME')
     group.add_argument(
+        '--pretrained-from', metavar='SOURCE',
+        help='where --pretrained has the weights from, local-dir:FOLDER or hf-hub:OWNER/NAME, if not from where timm '
+             'has them; --model SOURCE sets it too',
+    )
+    group.add_argument(
         '--val-fraction', type=fraction, default=0., metavar='SHARE',
         help='hold out this share of the training images, evaluate on it after each epoch in place of --val-split, '
              'and keep the best epoch by it (default: the last epoch is kept)',
@@ -100,7 +127,7 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
         '--test-split', metavar='NAME', help='split to evaluate on once, at the end, with the weights that are kept',
     )
     group.add_argument('--epochs', type=positive_int, default=300, metavar='N')
-    group.add_argument('--opt', default='sgd')
+    group.add_argument('--opt', type=optimizer, default='sgd', help='one of timm\'s optimizers (default: %(default)s)')
     group.add_argument('--lr', type=float, default=0.1)
     group.add_argument('--momentum', type=float, default=0.9)
     group.add_argument('--weight-decay', type=float, default=2e-5)
@@ -173,26 +200,26 @@ def add_training_options(parser: argparse.ArgumentParser) -> None:
 
     group = parser.add_argument_group('augmentation')
     group.add_argument('--no-aug', action=_NoAction, default=False)
-    group.add_argument('--train-crop-mode')
+    group.add_argument('--train-crop-mode', choices=('rrc', 'rkrc', 'rkrr'))
     group.add_argument(
         '--crop-padding', type=int, default=0, metavar='PIXELS',
         help='first crop at random from the image padded with black on all sides; the image has the input size',
     )
-    group.add_argument('--scale', type=float, nargs='+', default=[0.08, 1.0])
-    group.add_argument('--ratio', type=float, nargs='+', default=[3 / 4, 4 / 3])
+    group.add_argument('--scale', type=float, nargs=2, default=[0.08, 1.0])
+    group.add_argument('--ratio', type=float, nargs=2, default=[3 / 4, 4 / 3])
     group.add_argument('--hflip', type=float, default=0.5)
     group.add_argument('--vflip', type=float, default=0.)
     group.add_argument('--color-jitter', type=float, default=0.4)
-    group.add_argument('--aa', metavar='POLICY', help='AutoAugment or RandAugment policy')
+    group.add_argument('--aa', type=policy, metavar='POLICY', help='AutoAugment, RandAugment or AugMix policy')
     group.add_argument('--reprob', type=float, default=0., help='probability of random erasing')
-    group.add_argument('--remode', default='pixel')
+    group.add_argument('--remode', default='pixel', choices=('pixel', 'rand', 'const'))
     group.add_argument('--recount', type=positive_int, default=1)
     group.add_argument('--mixup', type=float, default=0., metavar='ALPHA')
     group.add_argument('--cutmix', type=float, default=0., metavar='ALPHA')
     group.add_argument('--mixup-prob', type=float, default=1.)
     group.add_argument('--mixup-switch-prob', type=float, default=0.5)
     group.add_argument('--smoothing', type=float, default=0.1, help='label smoothing')
-    group.add_argument('--train-interpolation', default='random')
+    group.add_argument('--train-interpolation', type=train_interpolation, default='random')
 
     group = parser.add_argument_group('output')
     group.add_argument('--output', default='output/train', metavar='DIR')

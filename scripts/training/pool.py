@@ -11,14 +11,14 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 
 import torch
 
-from dit_timm.models.weight_files import DamagedFile
+from dit_timm.commands import message_of
+from dit_timm.errors import UserError
 
-from .images import UnreadableImage, plain_message
 from .interrupt import Interrupted, StopRequest
 from .trainer import Trainer
 
 # What ends one run and says why, and leaves the others as they are.
-RUN_ERRORS = (FloatingPointError, UnreadableImage, DamagedFile, ValueError, torch.OutOfMemoryError)
+RUN_ERRORS = (UserError, torch.OutOfMemoryError)
 # Seconds between looks at the speed, and between lines that report it.
 _LOOK_SECONDS, _REPORT_SECONDS = 3., 30.
 # Runs that it takes to fill a GPU, at most.
@@ -217,13 +217,14 @@ class Pool:
             was_cold = job.is_cold
             try:
                 goes_on = job.step()
-            except RUN_ERRORS as error:
-                self.failed[job.name] = plain_message(error)
-                goes_on = False
             except OSError:
+                # Such as a full disk, which is one for all runs.
                 del self.jobs[place]
                 job.drop()
                 raise
+            except RUN_ERRORS as error:
+                self.failed[job.name] = message_of(error)
+                goes_on = False
             if not goes_on:
                 del self.jobs[place]
                 job.drop()
@@ -260,8 +261,10 @@ class Pool:
                 if job is not None:
                     return job
                 self.elsewhere.append(waiting)
+            except OSError:
+                raise
             except RUN_ERRORS as error:
-                self.failed[waiting.name] = plain_message(error)
+                self.failed[waiting.name] = message_of(error)
                 self.report(f'{waiting.name}: {self.failed[waiting.name]}')
             del self.waiting[0]
         return None
@@ -290,8 +293,10 @@ class Pool:
         job = self.jobs.pop(place)
         try:
             rests = job.stop(reason)
+        except OSError:
+            raise
         except RUN_ERRORS as error:
-            self.failed[job.name] = plain_message(error)
+            self.failed[job.name] = message_of(error)
             self.report(f'{job.name}: {self.failed[job.name]}')
             return
         if rests:

@@ -7,16 +7,29 @@ import torch.distributed as dist
 from timm.utils import init_distributed_device
 from torch import nn
 
+from dit_timm.errors import InvalidInput
+
 
 class Processes:
     """Which process this is, and what they do together.
 
     Args:
         args: Options; `device` becomes this process's own.
+
+    Raises:
+        InvalidInput: There is no such device.
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
-        self.device = init_distributed_device(args)
+        try:
+            torch.device(args.device)
+        except RuntimeError as error:
+            raise InvalidInput(f'--device {args.device} cannot be used: {error}') from error
+        try:
+            self.device = init_distributed_device(args)
+        except AssertionError as error:
+            # timm's word for a device that is not there.
+            raise InvalidInput(f'--device {args.device} cannot be used: {error}') from error
         self.rank, self.world_size = args.rank, args.world_size
         # The run's options are written to its folder and must not say which process wrote them.
         for name in ('rank', 'local_rank', 'world_size', 'distributed'):

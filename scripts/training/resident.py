@@ -20,9 +20,10 @@ from timm.data.loader import fast_collate
 from timm.data.transforms import ToNumpy
 from torch.utils.data import DataLoader, Dataset
 
+from dit_timm.errors import InvalidInput, Unavailable
 from dit_timm.models.weight_files import DamagedFile, digest, read_weights
 
-from .images import Images
+from .images import Images, set_transform
 from .randomness import seed_of
 from .sampler import EpochBatches
 from .streams import is_stream
@@ -53,7 +54,7 @@ def check_augmentation(args: argparse.Namespace) -> None:
     """Refuse what cannot be done on the device.
 
     Raises:
-        ValueError: It names the options.
+        InvalidInput: It names the options.
     """
     asked = {
         '--dataset (a stream)': is_stream(args.dataset),
@@ -70,7 +71,7 @@ def check_augmentation(args: argparse.Namespace) -> None:
         })
     refused = [name for name, wanted in asked.items() if wanted]
     if refused:
-        raise ValueError(
+        raise InvalidInput(
             f'--data-on-device crops with --crop-padding, flips and normalises, and erases and mixes at random; it '
             f'does not do {", ".join(refused)}. Turn them off (--scale 1 1 --ratio 1 1 --color-jitter 0), or leave '
             f'--data-on-device out.'
@@ -90,7 +91,7 @@ class _Exact:
     def __call__(self, image: Any) -> Any:
         pixels = ToNumpy()(image)
         if pixels.shape != self.size:
-            raise ValueError(
+            raise InvalidInput(
                 f'--data-on-device trains on images of the input size: this one has {_shape(pixels.shape)}, the '
                 f'network takes {_shape(self.size)}. Resize the images, name --img-size, or leave --data-on-device out.'
             )
@@ -122,7 +123,7 @@ class ResidentSplits:
             config: See `data_config`.
 
         Raises:
-            ValueError: An image does not have the input size, or the device has no room for all.
+            InvalidInput: An image does not have the input size, or the device has no room for all.
             UnreadableImage: One cannot be read.
         """
         images = self._open(args, args.train_split, dataset, config, _Exact(tuple(config['input_size'])), ('exact',))
@@ -149,7 +150,8 @@ class ResidentSplits:
         key = self._key(args, split, config, how)
         if key not in self._splits:
             self._check_room(len(dataset), config['input_size'])
-            self._splits[key] = self._read(dataset, transform, key[1:])
+            set_transform(dataset, transform, config['input_img_mode'])
+            self._splits[key] = self._read(dataset, key[1:])
         return self._splits[key]
 
     @staticmethod
@@ -157,14 +159,14 @@ class ResidentSplits:
             args: argparse.Namespace, split: str, config: Dict[str, Any], how: Tuple[Any, ...],
     ) -> Tuple[Any, ...]:
         source = (args.dataset, args.data_dir, args.class_map, args.input_key, args.target_key, split)
-        return source, tuple(config['input_size']), *how
+        return source, tuple(config['input_size']), config['input_img_mode'], *how
 
-    def _read(self, dataset: Dataset, transform: Callable, how: Tuple[Any, ...]) -> ResidentImages:
+    def _read(self, dataset: Dataset, how: Tuple[Any, ...]) -> ResidentImages:
         files = _files_digest(dataset)
         path = files and self.cache / f'{hashlib.sha256(f"{files} {how} {_DECODING}".encode()).hexdigest()}.safetensors'
         tensors = _cached(path) if path else None
         if tensors is None:
-            tensors = _decode(dataset, transform)
+            tensors = _decode(dataset)
             if path:
                 _keep(tensors, path)
         moved = {name: tensor.to(self.device) for name, tensor in tensors.items()}
@@ -175,7 +177,7 @@ class ResidentSplits:
             return
         needed, free = images * size[0] * size[1] * size[2], torch.cuda.mem_get_info(self.device)[0]
         if needed > free:
-            raise ValueError(
+            raise InvalidInput(
                 f'--data-on-device: {images:,} images of {_shape(size)} take {needed / 1e9:.1f} GB, and {self.device} '
                 f'has {free / 1e9:.1f} GB free. Leave it out.'
             )
@@ -197,9 +199,8 @@ def _files_digest(dataset: Dataset) -> Optional[str]:
     return total.hexdigest()
 
 
-def _decode(dataset: Dataset, transform: Callable) -> Dict[str, torch.Tensor]:
+def _decode(dataset: Dataset) -> Dict[str, torch.Tensor]:
     """Decode all images, on all cores."""
-    dataset.transform = transform
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     loader = DataLoader(
         Images(dataset), batch_sampler=_Consecutive(len(dataset)), collate_fn=fast_collate,
@@ -238,7 +239,7 @@ def _keep(tensors: Dict[str, torch.Tensor], path: Path) -> None:
         os.replace(unfinished, path)
     except (OSError, SafetensorError) as error:
         unfinished.unlink(missing_ok=True)
-        raise OSError(
+        raise Unavailable(
             f'the decoded images cannot be kept in {path.parent}: {error}. Name another --data-cache'
         ) from error
 

@@ -10,6 +10,8 @@ import torch
 from timm.data.loader import fast_collate
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from dit_timm.errors import InvalidInput
+
 from .prefetched import Prefetched
 from .randomness import seed_of
 
@@ -38,7 +40,7 @@ def check_options(args: argparse.Namespace) -> None:
     """Refuse options that need images by number.
 
     Raises:
-        ValueError: It names them.
+        InvalidInput: It names them.
     """
     needing = {
         '--val-fraction': args.val_fraction, '--skip-bad-images': args.skip_bad_images,
@@ -46,24 +48,24 @@ def check_options(args: argparse.Namespace) -> None:
     }
     given = [name for name, value in needing.items() if value]
     if given:
-        raise ValueError(
+        raise InvalidInput(
             f'--dataset {args.dataset} is a stream, read from its beginning only: {", ".join(given)} would need images '
             f'by number. Leave it out, or read the data from a folder or with hfds/ in place of hfids/.'
         )
     if args.workers < 1:
-        raise ValueError(f'--dataset {args.dataset} is a stream and needs --workers 1 or more; got {args.workers}.')
+        raise InvalidInput(f'--dataset {args.dataset} is a stream and needs --workers 1 or more; got {args.workers}.')
 
 
 def check_shards(dataset: IterableDataset, workers: int, world_size: int) -> None:
     """Refuse more workers than there are shards: some would have nothing to read.
 
     Raises:
-        ValueError: It says how many there are.
+        InvalidInput: It says how many there are.
     """
     files = getattr(getattr(dataset.reader, 'split_info', None), 'filenames', None)
     if files is not None and len(files) < workers * world_size:
         processes = f' in each of {world_size} processes' if world_size > 1 else ''
-        raise ValueError(
+        raise InvalidInput(
             f'The training data have {len(files)} shards, too few for --workers {workers}{processes}: lower --workers, '
             f'or write the data into more shards.'
         )
@@ -77,7 +79,7 @@ class _Label:
 
     def __call__(self, label: int) -> int:
         if not 0 <= label < self.num_classes:
-            raise ValueError(f'The data have the label {label}; --num-classes is {self.num_classes}.')
+            raise InvalidInput(f'The data have the label {label}; --num-classes is {self.num_classes}.')
         return label
 
 

@@ -15,6 +15,9 @@ from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Sequence
 import timm
 import yaml
 
+from dit_timm.errors import InvalidInput, MissingFile
+from dit_timm.models.sources import folder_of, is_source, public_name, read_source
+
 from .variants import VARIANTS
 
 _KEYS = {'data': str, 'recipe': str, 'options': dict, 'runs': list}
@@ -27,7 +30,7 @@ class SweepRun(NamedTuple):
     """A run of a sweep.
 
     Attributes:
-        model: The Dit network, of whose variants this is one.
+        model: The Dit network, of whose variants this is one, by the name that scripts/train.py takes.
         variant: See `VARIANTS`.
         seed: Seed.
         recipe: The recipe.
@@ -42,7 +45,9 @@ class SweepRun(NamedTuple):
     @property
     def name(self) -> str:
         """The name of its folder."""
-        return f'{self.model}-{self.variant}-s{self.seed}'
+        # Of a folder its own name, of a repository owner and name.
+        name = public_name(self.model).partition(':')[2] if is_source(self.model) else self.model
+        return f'{name.replace("/", "_")}-{self.variant}-s{self.seed}'
 
 
 class Sweep(NamedTuple):
@@ -62,13 +67,13 @@ def read_sweep(path: Path) -> Sweep:
     """Read the file of a sweep.
 
     Raises:
-        ValueError: It says what this module does not know, or names a run twice.
+        InvalidInput: It says what this module does not know, or names a run twice.
         OSError: There is no such file, or no such recipe.
     """
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding='utf-8'))
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f'{path} is no YAML: {error}') from error
+        raise InvalidInput(f'{path} is no YAML: {error}') from error
     _check_keys(content, _KEYS, ('data', 'recipe', 'runs'), str(path))
     runs = [
         run for number, entry in enumerate(content['runs'], 1)
@@ -77,7 +82,7 @@ def read_sweep(path: Path) -> Sweep:
     names = [run.name for run in runs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise ValueError(f'{path} names runs twice: {", ".join(twice[:5])}. Give each a seed of its own.')
+        raise InvalidInput(f'{path} names runs twice: {", ".join(twice[:5])}. Give each a seed of its own.')
     return Sweep(path, content['data'], runs)
 
 
@@ -85,16 +90,24 @@ def _expanded(entry: Any, content: Mapping[str, Any], path: Path, where: str) ->
     _check_keys(entry, _RUN_KEYS, ('models', 'variants', 'seeds'), where)
     recipe = (path.parent / entry.get('recipe', content['recipe'])).resolve()
     if not recipe.is_file():
-        raise FileNotFoundError(f'{where}: there is no recipe {recipe}.')
+        raise MissingFile(f'{where}: there is no recipe {recipe}.')
     options = {**content.get('options', {}), **entry.get('options', {})}
     own = sorted(_OF_RUNS & {str(name).replace('-', '_') for name in options})
     if own:
-        raise ValueError(f'{where}: {", ".join(own)} cannot be options, since runs or the command line have their own.')
+        raise InvalidInput(
+            f'{where}: {", ".join(own)} cannot be options, since runs or the command line have their own.'
+        )
     for model in entry['models']:
-        _check_known(model, timm.list_models('*dit_*'), 'model', where)
+        folder = folder_of(model)
+        if folder is not None:
+            model = f'local-dir:{(path.parent / folder).resolve()}'
+        if is_source(model):
+            read_source(model)
+        else:
+            _check_known(model, timm.list_models('*dit_*'), 'model', where)
         for seed in entry['seeds']:
             if not isinstance(seed, int):
-                raise ValueError(f'{where}: seeds are whole numbers; got {seed!r}.')
+                raise InvalidInput(f'{where}: seeds are whole numbers; got {seed!r}.')
             # The runs that are compared stand next to each other.
             for variant in entry['variants']:
                 _check_known(variant, VARIANTS, 'variant', where)
@@ -103,17 +116,17 @@ def _expanded(entry: Any, content: Mapping[str, Any], path: Path, where: str) ->
 
 def _check_keys(content: Any, keys: Dict[str, type], needed: Sequence[str], where: str) -> None:
     if not isinstance(content, dict):
-        raise ValueError(f'{where} must map {", ".join(keys)}; it holds {content!r}.')
+        raise InvalidInput(f'{where} must map {", ".join(keys)}; it holds {content!r}.')
     for key, value in content.items():
         _check_known(key, keys, 'key', where)
         if not isinstance(value, keys[key]) or not value and key in needed:
-            raise ValueError(f'{where}: {key} must be a {keys[key].__name__} that is not empty; got {value!r}.')
+            raise InvalidInput(f'{where}: {key} must be a {keys[key].__name__} that is not empty; got {value!r}.')
     missing = [key for key in needed if key not in content]
     if missing:
-        raise ValueError(f'{where} lacks {", ".join(missing)}.')
+        raise InvalidInput(f'{where} lacks {", ".join(missing)}.')
 
 
 def _check_known(name: Any, known: Any, what: str, where: str) -> None:
     if name not in known:
         near = difflib.get_close_matches(str(name), list(known), n=3) or sorted(known)[:5]
-        raise ValueError(f'{where}: unknown {what} {name!r}. Near ones: {", ".join(near)}.')
+        raise InvalidInput(f'{where}: unknown {what} {name!r}. Near ones: {", ".join(near)}.')

@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from dit_timm.errors import Diverged, InvalidInput, Unavailable
+from dit_timm.models.inputs import options_metadata
 from dit_timm.models.weight_files import DamagedFile, load_weights, read_weights, weights_bytes, write_file
 
 from .captured import create_steps, why_uncaptured
@@ -21,7 +23,7 @@ from .images import readable
 from .interrupt import Interrupt, Interrupted, StopRequest
 from .loaders import Batches, eval_loader, train_loader
 from .logs import Logs, write_csv
-from .model import build_model
+from .model import build_model, check_model
 from .optim import freeze_all_but, is_quadratic, set_training
 from .processes import Processes
 from .resident import ResidentSplits
@@ -50,7 +52,7 @@ class Trainer:
         show: Whether there are progress bars and a line for each epoch.
 
     Raises:
-        ValueError: Options or data do not fit together.
+        InvalidInput: Options or data do not fit together.
     """
 
     def __init__(
@@ -60,10 +62,14 @@ class Trainer:
         self.args, self.processes = args, processes
         self.show = show and processes.is_first
         self.resident = resident or ResidentSplits(args.device, args.data_cache) if args.data_on_device else None
+        check_model(args)
         self._open_data()
         self.model = build_model(args, drop_rate=args.drop, drop_path_rate=args.drop_path)
         if args.grad_checkpointing:
-            self.model.set_grad_checkpointing()
+            try:
+                self.model.set_grad_checkpointing()
+            except AssertionError as error:
+                raise InvalidInput(f'--grad-checkpointing: {args.model} cannot do that: {error}') from error
         args.num_classes = self.model.num_classes
         self.trained = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
         if args.train_only:
@@ -151,6 +157,8 @@ class Trainer:
             )
         if args.quadratic_lr_scale != 1 and not any(is_quadratic(name) for name, _ in self.model.named_parameters()):
             lines.append('--quadratic-lr-scale changes nothing: the network has no quadratic term.')
+        if args.pretrained_from and not args.pretrained and args.resume is None:
+            lines.append(f'The weights of {args.pretrained_from} are not used: --pretrained begins with them.')
         if self.uncaptured is not None and args.device.startswith('cuda'):
             lines.append(f'Steps are not captured as a CUDA graph: {self.uncaptured}')
         if lacks_bfloat16(args):
@@ -236,7 +244,7 @@ class Trainer:
 
         Raises:
             Interrupted: Ctrl-C or SIGTERM; a checkpoint has been saved.
-            FloatingPointError: The loss is not finite.
+            Diverged: The loss is not finite.
             UnreadableImage: An image cannot be read.
             OSError: A file cannot be written; the last good checkpoint is intact.
         """
@@ -268,7 +276,7 @@ class Trainer:
             whole = describe(list_checkpoints(folder))
             if whole is None:
                 raise
-            raise OSError(f'{error}. {whole} Go on with --resume {folder}') from error
+            raise Unavailable(f'{error}. {whole} Go on with --resume {folder}') from error
 
     def _run_epoch(self, folder: Path, request: StopRequest) -> Iterator[None]:
         title = f'epoch {self.epoch + 1}/{self.epochs}'
@@ -334,7 +342,7 @@ class Trainer:
             if looks or saves or stops:
                 self.batch, self.loss_sum, self.seconds = done, loss_sum.item(), time.perf_counter() - start
                 if not math.isfinite(self.loss_sum):
-                    raise FloatingPointError(
+                    raise Diverged(
                         f'{title}: the loss is not finite, within the {_LOOK_EVERY} batches before batch {done}. '
                         f'Try a lower --lr or --clip-grad 1.'
                     )
@@ -350,7 +358,7 @@ class Trainer:
                 self._stop(folder, request)
             yield
         if self.batch < batches:
-            raise ValueError(f'{title}: the data ended after {self.batch} of {batches} batches.')
+            raise InvalidInput(f'{title}: the data ended after {self.batch} of {batches} batches.')
 
     def _stop(self, folder: Path, request: StopRequest) -> None:
         # Processes are not told at the same batch, and a stream begins at its beginning: both go back to the last
@@ -367,7 +375,7 @@ class Trainer:
         if self.processes.is_first:
             metadata = {
                 'model': self.args.model, 'epoch': str(self.epoch), 'format': 'pt',
-                **classes_metadata(class_names(self.train_set)),
+                **options_metadata(vars(self.args)), **classes_metadata(class_names(self.train_set)),
             }
             content = weights_bytes(self._evaluated().state_dict(), metadata)
             write_file(folder / 'model.safetensors', content)

@@ -7,6 +7,7 @@ import timm
 import torch
 from torch import nn
 
+from dit_timm.errors import InvalidInput
 from dit_timm.layers import ChannelQuadratic2d
 from dit_timm.models.ablation import quadratic_terms
 
@@ -71,12 +72,14 @@ def apply(model: nn.Module, variant: str) -> nn.Module:
     """Change a network as `--variant` asks for, in place.
 
     Raises:
-        ValueError: It has no quadratic term to change.
+        InvalidInput: It has no quadratic term to change.
     """
     if variant not in (FROZEN, MLP):
         return model
     if not quadratic_terms(model):
-        raise ValueError(f'--variant {variant} needs a network with a quadratic term; {type(model).__name__} has none.')
+        raise InvalidInput(
+            f'--variant {variant} needs a network with a quadratic term; {type(model).__name__} has none.'
+        )
     for module in list(model.modules()):
         for name, child in module.named_children():
             if isinstance(child, ChannelQuadratic2d) and variant == MLP:

@@ -7,6 +7,8 @@ import train
 from training.options import FREE_OPTIONS
 from training.variants import dit_network
 
+from dit_timm.models.sources import public_name
+
 # Options that say where and with what a run is done, or have a column of their own.
 _SILENT = {*FREE_OPTIONS, 'num_classes', 'seed', 'model', 'variant'}
 
@@ -25,4 +27,6 @@ def differences(options: Mapping[str, Any], recipe: Path, more: Optional[Mapping
     changed: Dict[str, Any] = {
         key: value for key, value in options.items() if key not in _SILENT and key in args and args[key] != value
     }
+    if changed.get('pretrained_from'):
+        changed['pretrained_from'] = public_name(changed['pretrained_from'])
     return ' '.join(f'{key}={value}' for key, value in sorted({**changed, **(more or {})}.items()))

@@ -165,8 +165,6 @@ def test_with_a_class_map_the_class_is_the_folder_of_the_image(data, archive, tm
     (tmp_path / 'map.txt').write_text('bird\n')
     with pytest.raises(ValueError, match='no image in a folder that --class-map names; it has cat, dog'):
         opened(data, '--class-map', str(tmp_path / 'map.txt'))
-    with pytest.raises(ValueError, match='--class-map nothing.txt: Cannot locate'):
-        opened(data, '--class-map', 'nothing.txt')
 
 
 @pytest.mark.parametrize('archive', [False, True])
@@ -235,7 +233,7 @@ def test_files_that_are_no_images_are_counted(data, caplog):
 def test_what_is_no_archive_is_named(data):
     shutil.rmtree(data / 'train')
     (data / 'train.tar').write_bytes(b'no archive')
-    with pytest.raises(ValueError, match='train.tar is no archive with images, or cannot be read'):
+    with pytest.raises(ValueError, match='train.tar is no .tar archive'):
         opened(data)
     with tarfile.open(data / 'train.tar', 'w') as tar:
         tar.add(data / 'validation' / 'cat' / '0.png', arcname='cat/notes.txt')

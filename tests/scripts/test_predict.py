@@ -17,6 +17,7 @@ from training.confusion import Confusion
 from training.trained import parse_with_run
 
 from dit_timm import ChannelQuadratic2d
+from dit_timm.errors import UserError
 
 NAMES = ('dark', 'grey', 'light')
 
@@ -93,12 +94,12 @@ def options_of_nothing():
 def test_what_is_no_image_is_named(tmp_path, make, message):
     path = tmp_path / 'thing.png'
     make(path)
-    with pytest.raises(OSError, match=f'thing.png.*{message}'):
+    with pytest.raises(UserError, match=f'thing.png.*{message}'):
         [predict.read_image(name) for name in predict.find_images([str(path)])]
 
 
 def test_a_url_that_answers_nothing_is_named():
-    with pytest.raises(OSError, match='http://127.0.0.1:9/x.png cannot be had'):
+    with pytest.raises(UserError, match='http://127.0.0.1:9/x.png cannot be had'):
         predict.read_image('http://127.0.0.1:9/x.png')
 
 

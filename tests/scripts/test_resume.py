@@ -150,7 +150,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(image_folder, monkeypatch):
 
     with monkeypatch.context() as patch:
         patch.setattr(os, 'replace', full)
-        with pytest.raises(OSError, match='No space left.*is whole. Go on with --resume'):
+        with pytest.raises(SystemExit, match='^error: .*No space left.*is whole. Go on with --resume'):
             run(image_folder, 'full')
     folder = image_folder.parent / 'out' / 'full'
     assert not (folder / 'checkpoints' / 'unfinished').exists()
@@ -177,7 +177,7 @@ def test_a_real_limit_of_the_file_size_is_an_error_of_the_save(tmp_path):
 def test_a_folder_that_takes_no_file_is_an_error_before_training(image_folder, monkeypatch):
     (image_folder.parent / 'out').write_text('a file')
     monkeypatch.setattr(steps.Steps, 'step', None)
-    with pytest.raises(OSError):
+    with pytest.raises(SystemExit, match='^error: .*out'):
         run(image_folder, 'never')
 
 

@@ -86,7 +86,7 @@ def test_images_of_shards_are_seen_as_they_look(tmp_path):
     ])
     config = {
         'input_size': (3, 32, 32), 'interpolation': 'bilinear', 'crop_pct': 1., 'crop_mode': 'center',
-        'mean': (0.,) * 3, 'std': (1.,) * 3,
+        'mean': (0.,) * 3, 'std': (1.,) * 3, 'input_img_mode': 'RGB',
     }
     for batches in (
             eval_loader(args, open_split(args, 'some'), config),

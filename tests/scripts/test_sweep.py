@@ -18,6 +18,8 @@ from training import checkpoint, pool
 from training.interrupt import Interrupted, StopRequest
 from training.sweep import read_sweep
 
+from dit_timm import errors
+
 RECIPE = {
     'epochs': 2, 'batch_size': 4, 'lr': 0.01, 'warmup_epochs': 0, 'val_split': '', 'test_split': 'test',
     'data_on_device': True, 'crop_padding': 2, 'scale': [1., 1.], 'ratio': [1., 1.], 'color_jitter': 0.,
@@ -357,7 +359,7 @@ def test_a_run_that_diverged_is_found_out_when_it_rests(monkeypatch):
 
     class Diverged(FakeJob):
         def stop(self, reason):
-            raise FloatingPointError('the loss is not finite')
+            raise errors.Diverged('the loss is not finite')
 
     waiting = [
         pool.Waiting('a', lambda: FakeJob('a', 40, log, clock)),

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from training.checkpoint import list_checkpoints
-from training.data import hold_out, labels, open_split
+from training.data import data_config, hold_out, labels, open_split
 from training.images import Images, UnreadableImage, readable
 from training.loaders import train_loader
 from training.optim import freeze_all_but, is_quadratic, parameter_groups, set_training
@@ -255,7 +255,7 @@ def test_padded_crops_move_the_image_and_change_nothing_else(image_folder):
     args = train.parse_args(['--data-dir', str(image_folder), *SMALL, *options])
     dataset = open_split(args, 'train')
     original = np.asarray(dataset[0][0]).transpose(2, 0, 1)
-    config = timm.data.resolve_data_config({'img_size': 32}, model=timm.create_model('test_dit_resnet'))
+    config = data_config(args, timm.create_model('test_dit_resnet'))
     train_loader(args, dataset, config)
     padded = np.pad(original, ((0, 0), (4, 4), (4, 4)))
     crops = [padded[:, y:y + 32, x:x + 32] for y in range(9) for x in range(9)]

@@ -1,0 +1,131 @@
+"""What a network is given: its channels, its image size and how pixels are normalised, from options named as timm's."""
+
+import json
+from typing import Any, Dict, Mapping, Optional, Tuple
+
+from timm.data import resolve_data_config
+from torch import nn
+
+from ..errors import InvalidInput
+
+_REQUESTS = ('in_chans', 'input_size', 'img_size')
+_STATISTICS = ('mean', 'std')
+# In the metadata of files of weights, see `options_metadata`.
+OPTIONS = 'options'
+_SAID = (
+    'num_classes', 'model_kwargs', 'variant', *_REQUESTS, *_STATISTICS, 'input_img_mode', 'interpolation', 'crop_pct',
+    'crop_mode',
+)
+# Modes of Pillow with 8 bits a channel, and how many channels they have.
+IMAGE_MODES = {'L': 1, 'LA': 2, 'RGB': 3, 'YCbCr': 3, 'LAB': 3, 'HSV': 3, 'RGBA': 4, 'CMYK': 4}
+_MODE_OF_CHANNELS = {1: 'L', 2: 'LA', 3: 'RGB', 4: 'RGBA'}
+
+
+def requested_input(options: Mapping[str, Any]) -> Tuple[Optional[int], Optional[Tuple[int, int]]]:
+    """The channels and the image size (H, W) that options ask for; None where they ask for none.
+
+    Args:
+        options: Of them, `in_chans`, `img_size` and `input_size` (C, H, W).
+
+    Raises:
+        InvalidInput: They contradict each other.
+    """
+    channels, side, size = (options.get(name) for name in ('in_chans', 'img_size', 'input_size'))
+    if size is None:
+        return channels, None if side is None else (side, side)
+    if channels not in (None, size[0]):
+        raise InvalidInput(f'--in-chans {channels} and --input-size {_words(size)} differ: leave one of them out.')
+    if side is not None and (side, side) != tuple(size[1:]):
+        raise InvalidInput(f'--img-size {side} and --input-size {_words(size)} differ: leave one of them out.')
+    return size[0], tuple(size[1:])
+
+
+def input_arguments(options: Mapping[str, Any], fixed_input_size: Optional[bool]) -> Dict[str, Any]:
+    """The arguments of `timm.create_model` that build a network for the input that options ask for.
+
+    Args:
+        options: See `requested_input`; of `model_kwargs`, what is there wins.
+        fixed_input_size: Whether the network is built for one image size.
+
+    Raises:
+        InvalidInput: See there.
+    """
+    channels, size = requested_input(options)
+    arguments: Dict[str, Any] = {}
+    if channels is not None:
+        arguments['in_chans'] = channels
+    if size is not None and fixed_input_size:
+        arguments['img_size'] = size[0] if size[0] == size[1] else size
+    return {**arguments, **options['model_kwargs']}
+
+
+def input_config(options: Mapping[str, Any], model: nn.Module, use_test_size: bool = False) -> Dict[str, Any]:
+    """Input size, mean, std, crop and interpolation: the options', else the network's.
+
+    A network with another number of channels than its cfg has gets the average of the cfg's mean and std, as from timm.
+
+    Args:
+        options: See `requested_input`; `mean`, `std` (one value, or one for each channel), `interpolation`, `crop_pct`
+            and `crop_mode`.
+        model: The network.
+        use_test_size: Take the network's size and crop for tests, where its pretrained weights have one.
+
+    Returns:
+        'input_size' (C, H, W), 'mean' and 'std' of length C, 'interpolation', 'crop_pct' and 'crop_mode'.
+
+    Raises:
+        InvalidInput: The network has other channels than the options say, or `mean` or `std` has.
+    """
+    requested, size = requested_input(options)
+    others = {name: value for name, value in options.items() if name not in (*_REQUESTS, *_STATISTICS)}
+    config = resolve_data_config(others, model=model, use_test_size=use_test_size)
+    channels = _channels(model) or config['input_size'][0]
+    if requested not in (None, channels):
+        raise InvalidInput(f'{requested} channels are asked for, but the network has {channels}.')
+    config['input_size'] = (channels, *(size or config['input_size'][1:]))
+    for name in _STATISTICS:
+        values = options.get(name)
+        if values is not None and len(values) not in (1, channels):
+            raise InvalidInput(
+                f'--{name} has {len(values)} values, {_words(values)}: it takes one, or one for each of {channels} '
+                f'channels.'
+            )
+        values = tuple(config[name] if values is None else values)
+        config[name] = values if len(values) == channels else (sum(values) / len(values),) * channels
+    return config
+
+
+def options_metadata(options: Mapping[str, Any]) -> Dict[str, str]:
+    """What a file of weights says of the options that its network and its images need, beside the network's name."""
+    said = {name: options[name] for name in _SAID if options.get(name) not in (None, '', {})}
+    return {OPTIONS: json.dumps(said, sort_keys=True)}
+
+
+def _channels(model: nn.Module) -> Optional[int]:
+    """The channels that a network of timm takes: cfgs are of pretrained weights, which it need not have."""
+    first = model.pretrained_cfg.get('first_conv')
+    modules = dict(model.named_modules())
+    named = [modules.get(name) for name in ((first,) if isinstance(first, str) else first or ())]
+    return next((module.in_channels for module in (*named, *modules.values()) if isinstance(module, nn.Conv2d)), None)
+
+
+def image_mode(options: Mapping[str, Any], channels: int) -> str:
+    """What images are converted to, as Pillow calls it.
+
+    Args:
+        options: Of them, `input_img_mode`.
+        channels: What the network takes.
+
+    Raises:
+        InvalidInput: No mode has as many channels, or the one that is asked for has others.
+    """
+    mode = options.get('input_img_mode') or _MODE_OF_CHANNELS.get(channels)
+    if mode is None:
+        raise InvalidInput(f'The network takes {channels} channels, and images have {_words(_MODE_OF_CHANNELS)}.')
+    if IMAGE_MODES[mode] != channels:
+        raise InvalidInput(f'--input-img-mode {mode} has {IMAGE_MODES[mode]} channels; the network takes {channels}.')
+    return mode
+
+
+def _words(values: Any) -> str:
+    return ' '.join(map(str, values))

@@ -1,0 +1,84 @@
+"""Networks named by where they are, `local-dir:FOLDER` or `hf-hub:OWNER/NAME`, as timm.create_model takes them."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Dict, NamedTuple, Optional
+
+import timm
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+from ..errors import InvalidInput, MissingFile
+from .hub_errors import remedy
+
+_CONFIG = 'config.json'
+_PREFIXED = re.compile(r'(local-dir|hf[-_]hub):(.+)')
+# Arguments by which an export tells timm what `input_size` and `num_classes` say too.
+_SAID_TWICE = ('num_classes', 'in_chans', 'img_size')
+
+
+class Source(NamedTuple):
+    """What a folder or repository says of its network.
+
+    Attributes:
+        architecture: The name in timm's registry.
+        cfg: timm's pretrained cfg.
+        model_args: Arguments of `timm.create_model`, but those that `cfg` has.
+    """
+    architecture: str
+    cfg: Dict[str, Any]
+    model_args: Dict[str, Any]
+
+
+def folder_of(name: str) -> Optional[Path]:
+    """The folder that a name stands for; None if it stands for none."""
+    match = _PREFIXED.fullmatch(name)
+    return Path(match[2]) if match and match[1] == 'local-dir' else None
+
+
+def is_source(name: str) -> bool:
+    """Whether a name is `local-dir:...` or `hf-hub:...`."""
+    return _PREFIXED.fullmatch(name) is not None
+
+
+def public_name(name: str) -> str:
+    """A name without the place of the folder on this machine."""
+    folder = folder_of(name)
+    return name if folder is None else f'local-dir:{folder.name}'
+
+
+def read_source(name: str) -> Source:
+    """Read the config of a network, from its folder or from the Hub.
+
+    Raises:
+        MissingFile: There is no such folder, or no config in it.
+        InvalidInput: The Hub has or gives no such repository, or the config is none of timm's.
+    """
+    folder = folder_of(name)
+    path = _download(name, _PREFIXED.fullmatch(name)[2]) if folder is None else folder / _CONFIG
+    if not path.is_file():
+        raise MissingFile(
+            f'{name}: there is no {path}. Such a folder holds {_CONFIG} and model.safetensors, as `python -m hub '
+            f'export` or timm\'s save_for_hf writes them; weights of a run are named by --checkpoint.'
+        )
+    try:
+        config = json.loads(path.read_text(encoding='utf-8'))
+        architecture, cfg = config['architecture'], config.get('pretrained_cfg', config)
+        args = {key: value for key, value in config.get('model_args', {}).items() if key not in _SAID_TWICE}
+        cfg = {**cfg, **{key: config[key] for key in ('num_classes', 'label_names') if key in config}}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidInput(f'{name}: {_CONFIG} is not one of timm\'s models.') from error
+    if not timm.is_model(architecture):
+        raise InvalidInput(f'{name} is a {architecture!r}, which neither timm {timm.__version__} nor this package has.')
+    return Source(architecture, cfg, args)
+
+
+def _download(name: str, repository: str) -> Path:
+    repository, _, revision = repository.partition('@')
+    try:
+        return Path(hf_hub_download(repository, _CONFIG, revision=revision or None))
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        raise InvalidInput(f'{name} is not in the cache, and the Hub cannot be reached: connect once.') from error
+    except (HfHubHTTPError, HFValidationError) as error:
+        raise InvalidInput(f'{name}: {str(error).strip().splitlines()[0]} {remedy(error) or ""}'.strip()) from error
