@@ -92,7 +92,9 @@ def test_classifier_and_pooling(name):
     assert model(x).shape == (2, model.head_hidden_size)
     model.reset_classifier(0, '')
     assert model(x).shape == features.shape
-    model.reset_classifier(11, 'avg')
+    # Older releases of timm make a new classifier where torch makes tensors, not where the old one was.
+    with torch.device('meta'):
+        model.reset_classifier(11, 'avg')
     assert model(x).shape == (2, 11) and model.num_classes == 11
 
     assert on_meta(name, num_classes=0)(x).shape == pooled.shape
