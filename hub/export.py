@@ -103,7 +103,8 @@ def _config(run: Run, model: nn.Module, config: Dict[str, Any], tag: str, licenc
     # It stands at the top already; transformers passes it twice otherwise.
     written.get('model_args', {}).pop('num_classes', None)
     # What the network's own pretrained weights tell apart is not what these do.
-    for key in ('label_names', 'label_descriptions'):
+    # A name of the file would be read as that of a pickle by timm before 1.0.29; without, safetensors come first.
+    for key in ('label_names', 'label_descriptions', 'hf_hub_filename'):
         written['pretrained_cfg'].pop(key, None)
-    written['pretrained_cfg'].update(names, tag=tag, license=licence, hf_hub_filename=WEIGHTS)
+    written['pretrained_cfg'].update(names, tag=tag, license=licence)
     return written

@@ -6,7 +6,7 @@ from typing import Optional
 
 from huggingface_hub import HfApi, hf_hub_download
 
-from .export import CONFIG, WEIGHTS
+from .export import CONFIG
 
 # What the cfgs of this package say beside the source of the weights.
 _KEYS = ('input_size', 'crop_pct', 'interpolation', 'mean', 'std', 'num_classes', 'license')
@@ -21,10 +21,7 @@ def registry_entry(repo_id: str, revision: Optional[str] = None, token: Optional
     commit = HfApi(token=token).model_info(repo_id, revision=revision).sha
     config = json.loads(Path(hf_hub_download(repo_id, CONFIG, revision=commit, token=token)).read_text())
     cfg = config['pretrained_cfg']
-    values = {
-        'hf_hub_id': f'{repo_id}@{commit}', 'hf_hub_filename': WEIGHTS,
-        **{key: cfg[key] for key in _KEYS if key in cfg},
-    }
+    values = {'hf_hub_id': f'{repo_id}@{commit}', **{key: cfg[key] for key in _KEYS if key in cfg}}
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     if 'label_names' in config:
         values['label_names'] = tuple(config['label_names'])

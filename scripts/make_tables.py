@@ -46,7 +46,7 @@ def answer() -> str:
 
 def _sentence(model: str, row: Row, difference) -> str:
     low, high = difference.mean - difference.margin, difference.mean + difference.margin
-    verdict = 'It helps.' if low > 0 else 'It hurts.' if high < 0 else 'That is no more than chance does.'
+    verdict = 'It helps.' if low > 0 else 'It hurts.' if high < 0 else 'The interval includes zero: no effect is shown.'
     return (
         f'**Does the term help?** {row["data"]}, {model} after {row["epochs"]} epochs, {difference.count} pairs of '
         f'runs: {difference.interval()} points of top-1 against the plain twin (95 % interval). {verdict}'

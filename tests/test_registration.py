@@ -61,8 +61,9 @@ def run(tmp_path: Path, script: str, *args: str, **env: str):
         package = importlib.util.find_spec('dit_timm').origin
         clean['PYTHONPATH'] = str(Path(package).parents[1])
     result = subprocess.run(
-        [sys.executable, '-W', 'error', '-c', _REGISTRY + script, *args], cwd=tmp_path, capture_output=True,
-        text=True, timeout=120,
+        # torch 2.5 leaves a folder to be removed at the exit.
+        [sys.executable, '-W', 'error', '-W', 'ignore::ResourceWarning', '-c', _REGISTRY + script, *args],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
         env={
             **clean, 'HF_HUB_OFFLINE': '1', 'HF_HOME': str(tmp_path / 'hf_home'), 'HF_HUB_DISABLE_TELEMETRY': '1',
             'HF_HUB_DISABLE_XET': '1', 'HF_HUB_DISABLE_PROGRESS_BARS': '1', **env,

@@ -16,6 +16,7 @@ from torch import nn
 
 from ..errors import Unavailable
 from ..layers.quadratic import ChannelQuadratic2d
+from ._timm_private import SAFETENSORS
 
 _logger = logging.getLogger(__name__)
 
@@ -36,8 +37,7 @@ def init_cfgs(bases: Dict[str, str]) -> Dict[str, PretrainedCfg]:
         f'{name}.{cfg.tag}{INIT_SUFFIX}': replace(
             cfg,
             # The base's repository is written out: timm would complete a bare 'timm/' with our name.
-            # A file name keeps timm from looking for a pickle where the safetensors file is missing.
-            hf_hub_filename='model.safetensors',
+            hf_hub_filename=SAFETENSORS,
             url=None,
             architecture=None,
             tag=None,

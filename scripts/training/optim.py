@@ -1,8 +1,10 @@
 """What is trained, and how fast."""
 
+import inspect
 import re
 from typing import Any, Dict, List, Sequence
 
+import timm
 import torch
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
@@ -67,11 +69,16 @@ def parameter_groups(
         quadratic_lr_scale: Learning rate of quadratic terms and their norms, as a factor.
         layer_decay: Factor of the learning rate from layer to layer, from the head down; None for none.
         decay_norms: Decay biases and the weights of norms too, as the paper does on CIFAR; timm does not.
+
+    Raises:
+        InvalidInput: This timm cannot decay norms.
     """
     exempt = () if decay_norms else getattr(model, 'no_weight_decay', tuple)()
-    options = dict(
-        weight_decay=weight_decay, no_weight_decay_list=exempt, weight_decay_exclude_1d=not decay_norms,
-    )
+    options = dict(weight_decay=weight_decay, no_weight_decay_list=exempt)
+    if decay_norms:
+        if 'weight_decay_exclude_1d' not in inspect.signature(param_groups_weight_decay).parameters:
+            raise InvalidInput(f'--decay-norms needs timm 1.0.16 or later; this is {timm.__version__}.')
+        options['weight_decay_exclude_1d'] = False
     if layer_decay is None:
         groups = param_groups_weight_decay(model, **options)
     else:

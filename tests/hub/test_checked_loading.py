@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save
 from dit_timm.models import checked
 from dit_timm.models.weight_files import weights_bytes
 
+pytestmark = pytest.mark.slow
+
 FILES = ['README.md', 'args.yaml', 'config.json', 'golden.safetensors', 'model.safetensors']
 
 LOAD = '''

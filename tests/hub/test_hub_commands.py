@@ -17,6 +17,8 @@ from dit_timm.models.weight_files import read_weights, weights_bytes
 from hub import __main__ as command_line
 from hub.push import NotAnExport, plan
 
+pytestmark = pytest.mark.slow
+
 FILES = ['README.md', 'args.yaml', 'config.json', 'golden.safetensors', 'model.safetensors']
 
 

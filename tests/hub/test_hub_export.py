@@ -18,6 +18,8 @@ from hub import __main__ as command_line, card
 from hub.export import LicenceError, export
 from hub.run import load_model, read_run
 
+pytestmark = pytest.mark.slow
+
 FILES = ['README.md', 'args.yaml', 'config.json', 'golden.safetensors', 'model.safetensors']
 
 

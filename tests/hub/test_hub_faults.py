@@ -6,6 +6,8 @@ import pytest
 from client_code import FETCH, FILES, PUSH, asked, output
 from hub_server import Fault
 
+pytestmark = pytest.mark.slow
+
 # Of a download, as the client keeps it.
 CHUNK = 10 * 2 ** 20
 

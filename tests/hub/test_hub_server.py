@@ -11,6 +11,8 @@ from client_code import DOWNLOAD, FETCH, FILES, PUSH, VERIFY, asked, downloaded,
 from hub_repos import Repo
 from hub_server import Fault, HubServer
 
+pytestmark = pytest.mark.slow
+
 
 def test_push_and_fresh_download(hub, client, folder, tmp_path):
     commit = output(client(hub, PUSH, folder))

@@ -24,6 +24,8 @@ from pictures import UnreadablePicture, coloured, read_picture, seen
 from PIL import Image, ImageDraw
 from quadratic_map import Explained
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent
 NAME = 'dit_resnet20.cifar10'
 

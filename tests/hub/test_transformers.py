@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 
 pytest.importorskip('transformers', reason='transformers is not installed')
 
+pytestmark = pytest.mark.slow
+
 
 def test_transformers_loads_a_published_model(hub, client, exported, tmp_path):
     hub.put('me/greys', {path.name: path.read_bytes() for path in exported.iterdir()})

@@ -5,6 +5,8 @@ import timm
 import torch
 from torch.nn import functional as F
 
+pytestmark = pytest.mark.slow
+
 STEPS, BATCH = 1000, 4
 
 

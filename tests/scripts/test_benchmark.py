@@ -30,6 +30,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from dit_timm import available_backends, quadratic_form
 from dit_timm.ops import dispatch
 
+pytestmark = pytest.mark.slow
+
 TINY = ['--device', 'cpu', '--rounds', '10', '--no-memory']
 NETWORK = ['test_dit_resnet', '--batch-size', '2', '--img-size', '32']
 

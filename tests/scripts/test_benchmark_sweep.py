@@ -5,6 +5,8 @@ import pytest
 import yaml
 from training.logs import read_csv
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def words(write_greys, tmp_path):

@@ -10,6 +10,8 @@ from benchmark_training import BARE, OURS, TIMM
 from benchmarking.results import read_rows
 from benchmarking.turns import CommandFailed, InTurns
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def options(write_greys):

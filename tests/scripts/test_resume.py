@@ -26,6 +26,8 @@ from training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoi
 
 from dit_timm.models.weight_files import DamagedFile, digest, load_weights, read_weights, weights_bytes, write_file
 
+pytestmark = pytest.mark.slow
+
 # Everything that has a state: momentum, averaged weights, dropped paths, mixed and erased images, accumulation.
 OPTIONS = [
     '--model', 'test_dit_convnext', '--img-size', '32', '--batch-size', '4', '--workers', '0', '--lr', '0.01',

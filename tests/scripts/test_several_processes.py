@@ -13,6 +13,8 @@ from safetensors.torch import load_file
 from training.checkpoint import load_checkpoint
 from training.logs import read_csv
 
+pytestmark = pytest.mark.slow
+
 TRAIN = Path(train.__file__)
 # Without batch norm, whose statistics are those of a process's own images.
 OPTIONS = ['--model', 'test_dit_convnext', '--img-size', '32', '--workers', '0', '--lr', '0.02', '--epochs', '2',

@@ -20,6 +20,8 @@ from training.checkpoint import list_checkpoints
 from training.data import open_split
 from training.loaders import eval_loader, train_loader
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = [
     '--model', 'test_dit_convnext', '--img-size', '32', '--num-classes', '3', '--batch-size', '4', '--workers', '2',
     '--lr', '0.01', '--epochs', '3', '--warmup-epochs', '0', '--device', 'cpu', '--aa', 'rand-m9-mstd0.5',

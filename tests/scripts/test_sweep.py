@@ -20,6 +20,8 @@ from training.sweep import read_sweep
 
 from dit_timm import errors
 
+pytestmark = pytest.mark.slow
+
 RECIPE = {
     'epochs': 2, 'batch_size': 4, 'lr': 0.01, 'warmup_epochs': 0, 'val_split': '', 'test_split': 'test',
     'data_on_device': True, 'crop_padding': 2, 'scale': [1., 1.], 'ratio': [1., 1.], 'color_jitter': 0.,
