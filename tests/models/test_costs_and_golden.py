@@ -24,6 +24,17 @@ def test_what_the_quadratic_term_adds():
     assert ours.activations - base.activations == pytest.approx(pixels * channels / 1e6)
 
 
+@pytest.mark.filterwarnings('ignore')
+def test_fvcore_counts_the_quadratic_term():
+    nn = pytest.importorskip('fvcore.nn', reason='fvcore is not installed')
+    model = timm.create_model('test_dit_resnet').eval()
+    counts = nn.FlopCountAnalysis(model, torch.randn(1, 3, 64, 64)).by_module()
+    term = model.get_submodule('layer2.0.conv2.quadratic')
+    # It counts the plain operators of a traced graph: 8 x 8 positions, and some products twice.
+    fewest = 64 * term.in_chs * (term.in_chs + 1) // 2 * term.out_chs
+    assert fewest <= counts['layer2.0.conv2.quadratic'] <= 1.3 * fewest
+
+
 @pytest.fixture
 def model():
     torch.manual_seed(0)
