@@ -100,13 +100,14 @@ def _quadratic_form(x: torch.Tensor, weight: torch.Tensor, backend: Optional[str
     compute = _pick(backend, x.device, x.dtype)
     if _is_exporting() or torch.jit.is_tracing():
         compute = quadratic_form_portable
-    flat = x.reshape(-1, x.shape[-1])
+    # A view costs as much as a small form, forward and backward.
+    flat = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
     if autocast:
         with torch.autocast(device_type, enabled=False):
             output = compute(flat, weight)
     else:
         output = compute(flat, weight)
-    return output.reshape(*x.shape[:-1], weight.shape[0])
+    return output if x.ndim == 2 else output.reshape(*x.shape[:-1], weight.shape[0])
 
 
 # Dynamo of torch 2.11 cannot trace into it.
