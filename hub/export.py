@@ -1,15 +1,17 @@
 """Export: a folder that holds what a repository on the Hub will."""
 
+import inspect
 import json
 import tempfile
 from pathlib import Path
 from typing import Any, Dict, Optional
 
+import timm
 import yaml
 from torch import nn
 
 from dit_timm import __version__
-from dit_timm.errors import InvalidInput
+from dit_timm.errors import InvalidInput, MissingPackage
 from dit_timm.models._timm_private import save_for_hf
 from dit_timm.models.golden import TOLERANCE, golden_difference, make_golden
 from dit_timm.models.inputs import input_config, options_metadata
@@ -96,6 +98,10 @@ def licence_of(run: Run, licence: Optional[str]) -> str:
 
 def _config(run: Run, model: nn.Module, config: Dict[str, Any], tag: str, licence: str) -> Dict[str, Any]:
     """config.json in timm's format."""
+    if 'data_config' not in inspect.signature(save_for_hf).parameters:
+        raise MissingPackage(
+            f'The export needs timm 1.0.31 or later, which writes how images are prepared; this is {timm.__version__}.'
+        )
     names = {'label_names': run.classes} if run.classes else {}
     with tempfile.TemporaryDirectory() as folder:
         save_for_hf(model, folder, model_config=names, safe_serialization=True, data_config=config)
