@@ -7,6 +7,7 @@ hub/results/published.csv has what others report for the plain networks.
 """
 
 import re
+import statistics
 import sys
 from pathlib import Path
 from typing import Dict, List, Optional, Tuple
@@ -14,7 +15,7 @@ from typing import Dict, List, Optional, Tuple
 import readme_block
 from training.logs import read_csv
 from training.variants import DIT, PLAIN
-from zoo.rows import LABELS, REMOVED, Row, by_seed, groups, paired, summary
+from zoo.rows import LABELS, REMOVED, Row, Summary, by_seed, groups, paired, summary
 
 from dit_timm.errors import InvalidInput, UserError
 
@@ -33,23 +34,28 @@ def answer() -> str:
     for members in _comparable().values():
         for model, of_model in groups(members, lambda row: row['model']).items():
             variants = groups(of_model, lambda row: row['variant'])
-            difference = paired(by_seed(variants.get(DIT, [])), by_seed(variants.get(PLAIN, [])))
+            with_term, without = (by_seed(variants.get(name, [])) for name in (DIT, PLAIN))
+            difference = paired(with_term, without)
             if difference is None or difference.margin is None:
                 continue
             row = of_model[0]
             # Many epochs before many seeds.
             rank = int(row['epochs']), difference.count
             if row['data'] not in best or rank > best[row['data']][0]:
-                best[row['data']] = rank, model, row, difference
-    return '\n'.join(_sentence(*found) for _, *found in best.values()) or 'Not measured.'
+                means = [statistics.mean(top1[seed] for seed in with_term if seed in without)
+                         for top1 in (with_term, without)]
+                best[row['data']] = rank, model, row, means, difference
+    return '\n\n'.join(_sentence(*found) for _, *found in best.values()) or 'Not measured.'
 
 
-def _sentence(model: str, row: Row, difference) -> str:
+def _sentence(model: str, row: Row, means: List[float], difference: Summary) -> str:
+    epochs = '1 epoch' if row['epochs'] == '1' else f'{row["epochs"]} epochs'
     low, high = difference.mean - difference.margin, difference.mean + difference.margin
     verdict = 'It helps.' if low > 0 else 'It hurts.' if high < 0 else 'The interval includes zero: no effect is shown.'
     return (
-        f'**Does the term help?** {row["data"]}, {model} after {row["epochs"]} epochs, {difference.count} pairs of '
-        f'runs: {difference.interval()} points of top-1 against the plain twin (95 % interval). {verdict}'
+        f'**Does the term help?** {row["data"]}, {model} after {epochs}: {means[0]:.2f} % top-1 with the term, '
+        f'{means[1]:.2f} % for the same network without it, in {difference.count} pairs of runs: '
+        f'{difference.interval()} points (95 % interval). {verdict}'
     )
 
 

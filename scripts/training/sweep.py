@@ -23,6 +23,8 @@ from .variants import VARIANTS
 _KEYS = {'data': str, 'recipe': str, 'options': dict, 'runs': list}
 # What tells runs apart, or is the command line's.
 _OF_RUNS = {'model', 'variant', 'seed', 'device', 'output', 'experiment', 'config', 'data_dir', 'resume', 'dry_run'}
+# Names that a message lists.
+_MOST_LISTED = 8
 _RUN_KEYS = {'models': list, 'variants': list, 'seeds': list, 'recipe': str, 'options': dict}
 
 
@@ -128,5 +130,8 @@ def _check_keys(content: Any, keys: Dict[str, type], needed: Sequence[str], wher
 
 def _check_known(name: Any, known: Any, what: str, where: str) -> None:
     if name not in known:
-        near = difflib.get_close_matches(str(name), list(known), n=3) or sorted(known)[:5]
-        raise InvalidInput(f'{where}: unknown {what} {name!r}. Near ones: {", ".join(near)}.')
+        near = difflib.get_close_matches(str(name), list(known), n=3)
+        hint = f' Did you mean {" or ".join(near)}?' if near else ''
+        listed = f' There are {", ".join(known)}.' if len(known) <= _MOST_LISTED else ''
+        options = " Options of train.py stand under 'options'." if 'options' in known else ''
+        raise InvalidInput(f'{where}: unknown {what} {name!r}.{hint}{listed}{options}')

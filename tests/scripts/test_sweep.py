@@ -229,7 +229,9 @@ def test_what_has_changed_since_is_said(call, write_sweep, greys, tmp_path, caps
     ({'runs': []}, ['runs must be a list that is not empty']),
     ({'runs': [3]}, ['entry 1', 'holds 3']),
     ({'recipe': 'none.yaml'}, ['no recipe', 'none.yaml']),
-    ({'rubns': []}, ["unknown key 'rubns'", 'runs']),
+    ({'rubns': []}, ["unknown key 'rubns'", 'Did you mean runs?']),
+    ({'epochs': 1}, ["unknown key 'epochs'", "stand under 'options'"]),
+    ({'runs': [{**RUNS[0], 'variants': ['none']}]}, ['There are dit, plain, frozen, transposed, mlp']),
     ({'options': {'seed': 3, 'lr': 0.1}}, ['seed cannot be options']),
 ])
 def test_files_that_are_wrong(write_sweep, call, capsys, change, fragments):
