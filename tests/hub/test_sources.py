@@ -132,6 +132,7 @@ MISSING = '''
 '''
 
 
+@pytest.mark.slow
 def test_repositories_on_the_hub(exported, trained_run, hub, client, tmp_path):
     hub.put('me/greys', {path.name: path.read_bytes() for path in exported.iterdir()})
     data, root = trained_run.parent / 'data', Path(__file__).parents[2]

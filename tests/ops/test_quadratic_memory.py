@@ -104,11 +104,13 @@ def growth(backend):
     return int(output)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('backend', ['native', 'chunked'])
 def test_process_stays_small(backend):
     # Outputs, their gradient and the gradient of x are 12.8 MB each, the products would be 820 MB.
     assert growth(backend) < 0.1 * 4 * 50000 * 64 ** 2
 
 
+@pytest.mark.slow
 def test_process_grows_by_the_products_of_the_reference():
     assert growth('reference') > 4 * 50000 * 64 ** 2

@@ -96,6 +96,7 @@ def compile_for(capability, program, cache):
     return process.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('capability', [80, 90])
 def test_kernels_compile_for_gpus(capability, tmp_path):
     rows = [json.loads(line) for line in compile_for(capability, COMPILE, tmp_path).splitlines()]
@@ -106,6 +107,7 @@ def test_kernels_compile_for_gpus(capability, tmp_path):
         assert row['matrix_units'] == (row['case'][1:3] != ['fp32', 'ieee']), row
 
 
+@pytest.mark.slow
 def test_layout_kernels_compile_for_gpus(tmp_path):
     assert int(compile_for(90, COMPILE_LAYOUTS, tmp_path)) == 16
 
