@@ -7,6 +7,8 @@ grey value from 255 on white.
 import numpy as np
 from PIL import ExifTags, Image
 
+from .errors import InvalidInput
+
 # Formats that are read everywhere, and how their files end.
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF')
 ENDINGS = ('.png', '.jpg', '.jpeg', '.webp', '.gif', '.bmp', '.tif', '.tiff')
@@ -33,8 +35,8 @@ def to_mode(image: Image.Image, mode: str = 'RGB') -> Image.Image:
         mode: A mode with 8 bits a channel.
 
     Raises:
-        OSError, SyntaxError, ValueError: The file is damaged, as Pillow says it, or has 32-bit values whose range
-            nothing says.
+        OSError, SyntaxError, ValueError: The file is damaged, as Pillow says it.
+        InvalidInput: It has 32-bit values whose range nothing says.
     """
     # Before its EXIF data are looked at: PNG may have them at its end, and TIFF is turned by Pillow.
     image.load()
@@ -53,7 +55,7 @@ def _check_range(image: Image.Image) -> None:
     low, high = image.getextrema()
     # Floats up to 1 would be black.
     if not (0 <= low and high <= 255) or image.mode == 'F' and 0 < high <= 1:
-        raise ValueError(
+        raise InvalidInput(
             f'its 32-bit grey values are from {low:g} to {high:g}, and nothing says what is black and what is white. '
             f'Save it with 8 or 16 bits'
         )

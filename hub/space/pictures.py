@@ -27,7 +27,7 @@ def read_picture(path: Path) -> Image.Image:
 
     Raises:
         UnreadablePicture: It is too large, broken, or no picture.
-        ValueError: Nothing says which of its values is white.
+        InvalidInput: Nothing says which of its values is white.
     """
     size = path.stat().st_size
     if size > MOST_BYTES:
