@@ -12,7 +12,8 @@ STEPS, BATCH = 1000, 4
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])
 @pytest.mark.parametrize('name, size, options', [
-    ('dit_resnet20', 16, {'img_size': 16}),
+    # Convolutions in float16 are slow on CPUs.
+    ('dit_resnet20', 8, {'img_size': 8}),
     ('test_dit_convnext', 32, {}),
 ])
 def test_thousand_steps(name, size, options, dtype):
