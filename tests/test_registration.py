@@ -358,7 +358,7 @@ def online(address: str):
 
 
 @needs_entry_point
-@pytest.mark.skipif(TIMM < (1, 0, 16), reason='timm loads from folders from 1.0.16 on')
+@pytest.mark.skipif(TIMM < (1, 0, 26), reason='timm loads safetensors from folders from 1.0.26 on')
 def test_local_dir_and_offline(tmp_path, saved):
     equal, message = run(tmp_path, _LOAD + '''
 print(json.dumps([torch.equal(answer('local-dir:' + sys.argv[2]), expected['net']), error('dit_resnet18')]))
