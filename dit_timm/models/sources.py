@@ -10,7 +10,7 @@ from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
 from ..errors import InvalidInput, MissingFile
-from .hub_errors import remedy
+from .hub_errors import TransportFailed, remedy
 
 _CONFIG = 'config.json'
 _PREFIXED = re.compile(r'(local-dir|hf[-_]hub):(.+)')
@@ -78,7 +78,7 @@ def _download(name: str, repository: str) -> Path:
     repository, _, revision = repository.partition('@')
     try:
         return Path(hf_hub_download(repository, _CONFIG, revision=revision or None))
-    except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+    except (LocalEntryNotFoundError, OfflineModeIsEnabled, TransportFailed) as error:
         raise InvalidInput(f'{name} is not in the cache, and the Hub cannot be reached: connect once.') from error
     except (HfHubHTTPError, HFValidationError) as error:
         raise InvalidInput(f'{name}: {str(error).strip().splitlines()[0]} {remedy(error) or ""}'.strip()) from error
