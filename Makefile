@@ -41,7 +41,7 @@ BENCHMARK = $(BIN)/python scripts/benchmark.py --device cuda
 RESULTS = hub/results/benchmark_gpu
 benchmark-gpu: $(VENV)/installed
 	$(BIN)/python -m pytest -v tests/ops/test_triton_kernels.py tests/ops/test_triton_layouts.py \
-		tests/models/test_shipped_weights.py
+		tests/pretrained/test_shipped_weights.py
 	$(BENCHMARK) --part op --dtype bfloat16 --backends chunked --csv $(RESULTS)_op_bfloat16.csv
 	$(BENCHMARK) --part op --tf32 --csv $(RESULTS)_op_tf32.csv
 	$(BENCHMARK) --part model --amp bfloat16 --channels-last --csv $(RESULTS)_model.csv
@@ -51,13 +51,13 @@ benchmark-gpu: $(VENV)/installed
 	$(BENCHMARK) --part scaling --dtype bfloat16 --csv $(RESULTS)_scaling.csv --plot $(RESULTS)_scaling.png
 
 # Made again when the dependencies or the compiled kernels change.
-SOURCES = pyproject.toml setup.py dit_timm/ops/native_kernels.c dit_timm/ops/native_kernels.h
+SOURCES = pyproject.toml setup.py dit_timm/ops/native/kernels.c dit_timm/ops/native/kernels.h
 $(VENV)/demo-installed: EXTRA = demo
 $(VENV)/installed: EXTRA = dev
 $(VENV)/demo-installed $(VENV)/installed: $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	rm -f dit_timm/ops/_native_kernels.*
+	rm -f dit_timm/ops/native/_kernels.*
 	$(BIN)/python -m pip install --quiet --editable '.[$(EXTRA)]'
 	touch $@
 
@@ -68,4 +68,4 @@ $(SETS:%=$(VENV)-%/installed): $(VENV)-%/installed: tests/compatibility/%.txt $(
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(SETS:%=$(VENV)-%) build dist output *.egg-info dit_timm/ops/*.so
+	rm -rf $(VENV) $(SETS:%=$(VENV)-%) build dist output *.egg-info dit_timm/ops/native/*.so

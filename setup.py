@@ -9,9 +9,9 @@ from setuptools import Extension, setup
 setup(
     ext_modules=[
         Extension(
-            'dit_timm.ops._native_kernels',
-            sources=['dit_timm/ops/native_kernels.c'],
-            depends=['dit_timm/ops/native_kernels.h'],
+            'dit_timm.ops.native._kernels',
+            sources=['dit_timm/ops/native/kernels.c'],
+            depends=['dit_timm/ops/native/kernels.h'],
             extra_compile_args=['-O3', '-fopenmp'],
             extra_link_args=['-fopenmp'],
             py_limited_api=True,

@@ -1,4 +1,4 @@
-"""What a user can mend, told apart from what is a bug: commands print the first as one line, see `commands.message_of`.
+"""What a user can mend, told apart from what is a bug: commands print the first as one line, see `message_of`.
 
 Each class is also one of Python's own, which a caller of the library may expect.
 """
@@ -20,9 +20,27 @@ class MissingFile(Unavailable, FileNotFoundError):
     """There is no such file or folder."""
 
 
+class DamagedFile(UserError):
+    """A file does not hold what was once written to it, or is no file of its kind."""
+
+
 class MissingPackage(UserError, ImportError):
     """An option needs a package that is not installed."""
 
 
 class Diverged(UserError, FloatingPointError):
     """Training has made numbers that are none."""
+
+
+def message_of(error: Exception) -> str:
+    """The line that a command prints of an error and ends with; what is a bug is raised again, with its traceback.
+
+    Args:
+        error: A `UserError`; or an OSError, of which only the system's own are printed, which have a number: no
+            space, no permission, no such file.
+    """
+    if isinstance(error, OSError) and not isinstance(error, UserError) and error.errno is None:
+        raise error
+    text = str(error).strip()
+    # torch puts a traceback around an error from a process that loads data.
+    return text.splitlines()[-1].partition(': ')[2] if text.startswith('Caught ') else text

@@ -18,12 +18,12 @@ from huggingface_hub.repocard import REGEX_YAML_BLOCK
 from safetensors import safe_open
 from torch import nn
 
+from dit_timm.analysis.ablation import quadratic_terms
+from dit_timm.analysis.costs import count_costs
+from dit_timm.data.inputs import image_mode, input_config
 from dit_timm.errors import InvalidInput, MissingFile
+from dit_timm.files import write_file
 from dit_timm.models._base_weights import INIT_SUFFIX
-from dit_timm.models.ablation import quadratic_terms
-from dit_timm.models.costs import count_costs
-from dit_timm.models.inputs import image_mode, input_config
-from dit_timm.models.weight_files import write_file
 
 from .export import CARD, CONFIG, WEIGHTS
 from .run import KEPT, Run, load_model

@@ -11,12 +11,13 @@ import yaml
 from torch import nn
 
 from dit_timm import __version__
-from dit_timm.errors import InvalidInput, MissingPackage
+from dit_timm.data.inputs import input_config, options_metadata
+from dit_timm.errors import DamagedFile, InvalidInput, MissingPackage
+from dit_timm.files import write_file
 from dit_timm.models._timm_private import save_for_hf
-from dit_timm.models.golden import TOLERANCE, golden_difference, make_golden
-from dit_timm.models.inputs import input_config, options_metadata
-from dit_timm.models.sources import public_name
-from dit_timm.models.weight_files import DamagedFile, digest, weights_bytes, write_file
+from dit_timm.pretrained.golden import TOLERANCE, golden_difference, make_golden
+from dit_timm.pretrained.sources import public_name
+from dit_timm.pretrained.weight_files import digest, weights_bytes
 
 from .run import KEPT, Run, check_finite, load_model
 

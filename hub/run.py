@@ -14,10 +14,10 @@ from safetensors import safe_open
 from timm.models import get_pretrained_cfg, get_pretrained_cfg_value
 from torch import nn
 
-from dit_timm.errors import InvalidInput, MissingFile
-from dit_timm.models.inputs import input_arguments
-from dit_timm.models.sources import folder_of, read_source
-from dit_timm.models.weight_files import DamagedFile, load_weights, read_weights
+from dit_timm.data.inputs import input_arguments
+from dit_timm.errors import DamagedFile, InvalidInput, MissingFile
+from dit_timm.pretrained.sources import folder_of, read_source
+from dit_timm.pretrained.weight_files import load_weights, read_weights
 
 # Which weights of a run: those that it kept, or those of its last checkpoint, averaged or not.
 KEPT, AVERAGED, PLAIN = 'kept', 'ema', 'plain'

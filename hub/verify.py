@@ -9,8 +9,9 @@ import timm
 from huggingface_hub import HfApi, ModelCard, snapshot_download
 from safetensors import safe_open
 
-from dit_timm.models.golden import TOLERANCE, golden_difference
-from dit_timm.models.weight_files import DamagedFile, digest, load_weights, read_weights
+from dit_timm.errors import DamagedFile
+from dit_timm.pretrained.golden import TOLERANCE, golden_difference
+from dit_timm.pretrained.weight_files import digest, load_weights, read_weights
 
 from .export import CARD, CONFIG, GOLDEN, WEIGHTS
 

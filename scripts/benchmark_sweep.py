@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
 import torch
-import train
-from training.config import positive_int
-from training.environment import environment
-from training.logs import write_csv
-from training.pool import Job
-from training.processes import Processes
-from training.resident import ResidentSplits
-from training.variants import DIT, PLAIN
+
+from dit_timm.cli import train
+from dit_timm.data.resident import ResidentSplits
+from dit_timm.training.config import positive_int
+from dit_timm.training.environment import environment
+from dit_timm.training.logs import write_csv
+from dit_timm.training.pool import Job
+from dit_timm.training.processes import Processes
+from dit_timm.training.variants import DIT, PLAIN
 
 _RECIPE = Path(__file__).parent / 'recipes' / 'cifar_resnet20.yaml'
 _WARMUP_TURNS = 5

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Callable, Dict, List, Optional, Tuple
 
 import readme_block
-from benchmarking.cells import milliseconds, peak, percent, significant
-from benchmarking.forms import BASE, FLOOR, MATERIALISED
-from benchmarking.results import Row, read_rows
+
+from dit_timm.benchmark.cells import milliseconds, peak, percent, significant
+from dit_timm.benchmark.forms import BASE, FLOOR, MATERIALISED
+from dit_timm.benchmark.results import Row, read_rows
 
 RESULTS = Path(__file__).parent.parent / 'hub' / 'results'
 

@@ -19,15 +19,17 @@ from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
 import torch
-from benchmarking.results import Row, write_rows
-from benchmarking.turns import CommandFailed, InTurns
 from tqdm import tqdm
-from training.config import positive_int
-from training.digits import digits_folder
-from training.environment import environment
+
+from dit_timm.benchmark.results import Row, write_rows
+from dit_timm.benchmark.turns import CommandFailed, InTurns
+from dit_timm.data.digits import digits_folder
+from dit_timm.training.config import positive_int
+from dit_timm.training.environment import environment
 
 BARE, OURS, TIMM = 'bare loop', 'scripts/train.py', 'train.py of timm'
 _SCRIPTS = Path(__file__).parent
+_BARE_LOOP = _SCRIPTS.parent / 'dit_timm' / 'benchmark' / 'bare_loop.py'
 # Starting, and an epoch in which caches and workers come to what they will be.
 _UNCOUNTED = 2
 _RUN = 'run'
@@ -68,8 +70,7 @@ def contestant(name: str, args: argparse.Namespace, output: Path) -> InTurns:
     # One more than it is given time for: none ends, or is at its last epoch, within a turn that counts.
     epochs = _UNCOUNTED + args.rounds + 1
     if name == BARE:
-        words = [_SCRIPTS / 'benchmarking' / 'bare_loop.py', args.data_dir, args.model, epochs, args.batch_size,
-                 args.workers, args.device]
+        words = [_BARE_LOOP, args.data_dir, args.model, epochs, args.batch_size, args.workers, args.device]
     else:
         classes = sum(path.is_dir() for path in (args.data_dir / 'train').iterdir())
         words = [_SCRIPTS / 'train.py' if name == OURS else args.timm_train]

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Dict, List, Optional, Tuple
 
 import readme_block
-from training.logs import read_csv
-from training.variants import DIT, PLAIN
-from zoo.rows import LABELS, REMOVED, Row, Summary, by_seed, groups, paired, summary
 
 from dit_timm.errors import InvalidInput, UserError
+from dit_timm.results.rows import LABELS, REMOVED, Row, Summary, by_seed, groups, paired, summary
+from dit_timm.training.logs import read_csv
+from dit_timm.training.variants import DIT, PLAIN
 
 RESULTS = Path(__file__).parent.parent / 'hub' / 'results'
 _HEADINGS = ('network', 'variant', 'parameters (M)', 'runs', 'top-1 (%)', 'against plain (points)', 'top-5 (%)', 'loss')
@@ -135,7 +135,7 @@ def _all(rows: List[Row], name: str) -> str:
 
 def draw() -> None:
     """Draw the pictures of every table."""
-    from zoo.plots import plot_epochs, plot_parameters
+    from dit_timm.results.plots import plot_epochs, plot_parameters
     for key, of_table in _comparable().items():
         name = '_'.join(filter(None, (re.sub(r'[^a-z0-9.]+', '_', part.lower()).strip('_') for part in key)))
         name = name.replace('.yaml', '')

@@ -16,20 +16,20 @@ from typing import Any, Dict, List, Optional
 
 import torch
 import yaml
-from training.config import RECIPE, sha256_of
-from training.data import data_config, open_split
-from training.engine import evaluate
-from training.environment import environment
-from training.loaders import eval_loader
-from training.logs import read_csv
-from training.trained import load_trained, result_on_test
-from training.variants import DIT, PLAIN, dit_network
-from zoo.differences import differences
-from zoo.rows import REMOVED, add_rows
 
-from dit_timm.commands import message_of, set_up_printing
-from dit_timm.errors import InvalidInput, MissingFile, UserError
-from dit_timm.models.ablation import quadratic_terms, remove_quadratic
+from dit_timm.analysis.ablation import quadratic_terms, remove_quadratic
+from dit_timm.cli.printing import set_up_printing
+from dit_timm.data.loaders import eval_loader
+from dit_timm.data.splits import data_config, open_split
+from dit_timm.errors import InvalidInput, MissingFile, UserError, message_of
+from dit_timm.results.differences import differences
+from dit_timm.results.rows import REMOVED, add_rows
+from dit_timm.training.config import RECIPE, sha256_of
+from dit_timm.training.engine import evaluate
+from dit_timm.training.environment import environment
+from dit_timm.training.logs import read_csv
+from dit_timm.training.trained import load_trained, result_on_test
+from dit_timm.training.variants import DIT, PLAIN, dit_network
 
 _FACTS = ('device', 'threads', 'torch', 'timm')
 _FILES = ('args.yaml', 'summary.csv', 'results.csv', 'environment.csv', 'model.safetensors')

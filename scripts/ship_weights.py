@@ -1,9 +1,9 @@
 """Put the weights of runs into the package: `python scripts/ship_weights.py RUN ... --tag TAG`.
 
 Writes, for each run, dit_timm/weights/<model>.<tag>.safetensors and its line in SHA256SUMS beside it; an input and what
-the network makes of it to tests/models/golden; and a row of hub/results/shipped.csv: what scripts/validate.py says of
-the file as it is shipped, on the test split of the run. Weights with two or more dimensions are rounded to float16,
-hence another evaluation than the run's own.
+the network makes of it to tests/pretrained/golden; and a row of hub/results/shipped.csv: what scripts/validate.py
+says of the file as it is shipped, on the test split of the run. Weights with two or more dimensions are rounded to
+float16, hence another evaluation than the run's own.
 
 The tag then needs an entry in `default_cfgs` of its model.
 """
@@ -15,20 +15,21 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
 
 import torch
-import validate
 import yaml
-from training.data import class_names, data_config, open_split
-from training.environment import environment
-from training.logs import read_csv, write_csv
-from training.trained import classes_metadata, load_trained, result_on_test
 
-from dit_timm.commands import message_of, set_up_printing
-from dit_timm.errors import InvalidInput, UserError
-from dit_timm.models.golden import make_golden
-from dit_timm.models.weight_files import load_weights, read_weights, weights_bytes, write_file
+from dit_timm.cli import validate
+from dit_timm.cli.printing import set_up_printing
+from dit_timm.data.splits import class_names, data_config, open_split
+from dit_timm.errors import InvalidInput, UserError, message_of
+from dit_timm.files import write_file
+from dit_timm.pretrained.golden import make_golden
+from dit_timm.pretrained.weight_files import load_weights, read_weights, weights_bytes
+from dit_timm.training.environment import environment
+from dit_timm.training.logs import read_csv, write_csv
+from dit_timm.training.trained import classes_metadata, load_trained, result_on_test
 
 ROOT = Path(__file__).parent.parent
-WEIGHTS, GOLDEN = ROOT / 'dit_timm' / 'weights', ROOT / 'tests' / 'models' / 'golden'
+WEIGHTS, GOLDEN = ROOT / 'dit_timm' / 'weights', ROOT / 'tests' / 'pretrained' / 'golden'
 SHIPPED = ROOT / 'hub' / 'results' / 'shipped.csv'
 # Of a run's options, those that say which images are its test split.
 _DATA = ('data_dir', 'dataset', 'dataset_download', 'class_map', 'input_key', 'target_key')

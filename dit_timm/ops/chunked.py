@@ -19,8 +19,8 @@ from typing import Callable, Iterator, List, NamedTuple, Tuple, TypeVar
 
 import torch
 
-from .dtypes import accumulation_dtype, operand_dtype
 from .operators import register_operators
+from .precision import accumulation_dtype, operand_dtype
 
 # Elements of the one tile of products that a lane has at a time. On a CPU it should stay in the second-level cache of a
 # core, elsewhere it should be large enough to hide the launch of a kernel.

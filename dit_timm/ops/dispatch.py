@@ -5,10 +5,11 @@ from typing import Callable, NamedTuple, Optional, Tuple, Union
 
 import torch
 
-from . import native_backend, triton_backend
 from .chunked import quadratic_form_chunked
+from .native import binding as native_backend
 from .portable import quadratic_form_portable
 from .reference import quadratic_form_reference
+from .triton import binding as triton_backend
 
 # torch.compiler says so from torch 2.7 on.
 _is_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)

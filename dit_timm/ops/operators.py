@@ -21,8 +21,8 @@ from torch._C._functorch import TransformType
 from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch.utils.flop_counter import register_flop_formula
 
-from .dtypes import accumulation_dtype
 from .portable import quadratic_form_portable
+from .precision import accumulation_dtype
 
 _LIBRARY = torch.library.Library('dit_timm', 'FRAGMENT')
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from .dtypes import accumulation_dtype
+from .precision import accumulation_dtype
 
 
 def quadratic_form_reference(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -18,14 +18,14 @@ from gradio.data_classes import ImageData
 from gradio.utils import get_upload_folder
 from pictures import MOST_BYTES, coloured, read_picture, seen
 from PIL import Image
-from quadratic_map import Explained, explain
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_data_config
 from timm.models import get_pretrained_cfg
 from torch import nn
 
 from dit_timm import load_pretrained_checked
+from dit_timm.analysis.ablation import quadratic_terms
+from dit_timm.analysis.quadratic_map import Explained, explain
 from dit_timm.errors import InvalidInput, UserError
-from dit_timm.models.ablation import quadratic_terms
 
 _ABOUT = """# Dendritic CNNs
 A Dit-CNN is a CNN in which one convolution also receives a weighted sum of products of its input channels. Upload a

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from dit_timm.data.images import FORMATS, to_mode
 from dit_timm.errors import InvalidInput
-from dit_timm.images import FORMATS, to_mode
 
 MOST_BYTES = 20 << 20
 MOST_PIXELS = 50_000_000

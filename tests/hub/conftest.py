@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import train
 from client_code import FILES
 from hub_server import HubServer
 from PIL import Image
 
+from dit_timm.cli import train
 from dit_timm.models._timm_private import TIMM_VERSION
 from hub import card
 from hub.export import export

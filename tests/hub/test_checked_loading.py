@@ -9,8 +9,8 @@ import torch
 from hub_server import Fault
 from safetensors.torch import load_file, save
 
-from dit_timm.models import checked
-from dit_timm.models.weight_files import weights_bytes
+from dit_timm.pretrained import checked
+from dit_timm.pretrained.weight_files import weights_bytes
 
 pytestmark = pytest.mark.slow
 

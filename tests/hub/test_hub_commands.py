@@ -12,8 +12,8 @@ from hub_server import Fault
 from safetensors.torch import load_file
 
 from dit_timm import load_pretrained_checked
-from dit_timm.models.checked import NoWeights
-from dit_timm.models.weight_files import read_weights, weights_bytes
+from dit_timm.pretrained.checked import NoWeights
+from dit_timm.pretrained.weight_files import read_weights, weights_bytes
 from hub import __main__ as command_line
 from hub.push import NotAnExport, plan
 

@@ -11,9 +11,9 @@ import torch
 import yaml
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
-from training.environment import environment
 
-from dit_timm.models.weight_files import weights_bytes
+from dit_timm.pretrained.weight_files import weights_bytes
+from dit_timm.training.environment import environment
 from hub import __main__ as command_line, card
 from hub.export import LicenceError, export
 from hub.run import load_model, read_run

@@ -22,7 +22,8 @@ import timm
 import torch
 from pictures import UnreadablePicture, coloured, read_picture, seen
 from PIL import Image, ImageDraw
-from quadratic_map import Explained
+
+from dit_timm.analysis.quadratic_map import Explained
 
 pytestmark = pytest.mark.slow
 

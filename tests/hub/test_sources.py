@@ -6,17 +6,15 @@ import re
 import shutil
 from pathlib import Path
 
-import predict
 import pytest
 import torch
-import train
-import validate
 import yaml
 from client_code import output
 from safetensors.torch import load_file
-from training.model import build_model
-from training.sweep import read_sweep
 
+from dit_timm.cli import predict, train, validate
+from dit_timm.training.model import build_model
+from dit_timm.training.sweep import read_sweep
 from hub import card
 from hub.export import LicenceError, export
 from hub.run import read_run
@@ -116,7 +114,7 @@ def test_a_sweep_names_folders_from_where_it_is(exported, tmp_path):
 
 SCRIPTS = '''
     import sys
-    import predict, train, validate
+    from dit_timm.cli import predict, train, validate
 
     data, output, *images = sys.argv[1:]
     words = ['--data-dir', data, '--batch-size', '6', '--workers', '0', '--device', 'cpu', '--val-split', 'test']
@@ -127,7 +125,7 @@ SCRIPTS = '''
     print('done')
 '''
 MISSING = '''
-    import train
+    from dit_timm.cli import train
     train.main(['--model', 'hf-hub:me/nothing', '--data-dir', '.'])
 '''
 
@@ -136,7 +134,7 @@ MISSING = '''
 def test_repositories_on_the_hub(exported, trained_run, hub, client, tmp_path):
     hub.put('me/greys', {path.name: path.read_bytes() for path in exported.iterdir()})
     data, root = trained_run.parent / 'data', Path(__file__).parents[2]
-    paths = dict(PYTHONPATH=f'{root}:{root / "scripts"}')
+    paths = dict(PYTHONPATH=root)
     assert output(client(
         hub, SCRIPTS, data, tmp_path / 'out', data / 'test' / 'class0' / '0.png', **paths,
     )) == 'done'

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from dit_timm import available_backends, quadratic_form
-from dit_timm.ops import dispatch, dtypes, native_backend, triton_backend
+from dit_timm.ops import dispatch, precision
+from dit_timm.ops.native import binding as native_backend
+from dit_timm.ops.triton import binding as triton_backend
 
 
 def check(error, fragments, x, weight, **kwargs):
@@ -123,6 +125,6 @@ def test_cpus_have_the_compiled_kernels_first_in_every_precision(dtype):
 
 @pytest.mark.skipif(not Path('/proc/cpuinfo').exists(), reason='only Linux says what a CPU can do')
 def test_torch_that_does_not_know_the_cpu(monkeypatch):
-    known = dtypes._cpu_capabilities()
+    known = precision._cpu_capabilities()
     monkeypatch.delattr(torch.cpu, 'get_capabilities', raising=False)
-    assert dtypes._cpu_capabilities() & dtypes._BFLOAT16_UNITS == known & dtypes._BFLOAT16_UNITS
+    assert precision._cpu_capabilities() & precision._BFLOAT16_UNITS == known & precision._BFLOAT16_UNITS

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from dit_timm import available_backends, quadratic_form
-from dit_timm.ops import triton_backend
+from dit_timm.ops.triton import binding as triton_backend
 
 # The backends that are operators of torch.
 OPERATORS = [name for name in available_backends('cpu') if name != 'reference']

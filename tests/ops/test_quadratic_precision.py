@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from dit_timm import available_backends, quadratic_form
-from dit_timm.ops.dtypes import has_bfloat16_units
 from dit_timm.ops.portable import quadratic_form_portable
+from dit_timm.ops.precision import has_bfloat16_units
 
 pytestmark = pytest.mark.usefixtures('poisoned_empty')
 

@@ -7,7 +7,8 @@ import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from dit_timm import available_backends, quadratic_form
-from dit_timm.ops import dtypes, native_backend
+from dit_timm.ops import precision
+from dit_timm.ops.native import binding as native_backend
 
 # Largest error, as a share of the largest value of the exact result.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.bfloat16: 1e-2}
@@ -157,6 +158,6 @@ def test_nan_in_the_gradient_is_propagated(backend, dtype):
 def test_products_rounded_to_bfloat16_stay_within_tolerance(pixels, in_chs, out_chs, seed, monkeypatch):
     # What CPUs with units for it do; the arithmetic is the same without them.
     with monkeypatch.context() as patch:
-        patch.setattr(dtypes, '_CPU_CAPABILITIES', {'avx512_bf16'})
+        patch.setattr(precision, '_CPU_CAPABILITIES', {'avx512_bf16'})
         inputs = random_inputs(pixels, in_chs, out_chs, seed, torch.bfloat16)
         assert_close(results(*inputs, 'chunked'), exact_results(*inputs), TOLERANCE[torch.bfloat16])

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from dit_timm import available_backends, quadratic_form
-from dit_timm.ops import chunked, triton_backend
+from dit_timm.ops import chunked
 from dit_timm.ops.portable import quadratic_form_portable
+from dit_timm.ops.triton import binding as triton_backend
 
 pytestmark = pytest.mark.usefixtures('poisoned_empty')
 

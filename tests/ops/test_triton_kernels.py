@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from dit_timm import available_backends, quadratic_form
-from dit_timm.ops import triton_backend
+from dit_timm.ops.triton import binding as triton_backend
 
 pytest.importorskip('triton', minversion='3.4')
 needs_gpu = pytest.mark.skipif(

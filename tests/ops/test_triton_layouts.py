@@ -7,7 +7,7 @@ import torch
 
 pytest.importorskip('triton', minversion='3.4')
 
-from dit_timm.ops import triton_layouts
+from dit_timm.ops.triton import layouts as triton_layouts
 
 pytestmark = pytest.mark.usefixtures('poisoned_empty')
 

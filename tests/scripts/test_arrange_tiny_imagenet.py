@@ -1,9 +1,10 @@
 """scripts/arrange_tiny_imagenet.py: the folder as published becomes one that timm reads."""
 
 import arrange_tiny_imagenet
-import train
 from PIL import Image
-from training.data import class_names, open_split
+
+from dit_timm.cli import train
+from dit_timm.data.splits import class_names, open_split
 
 
 def test_classes_are_folders(tmp_path, capsys):

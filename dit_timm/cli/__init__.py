@@ -1,0 +1,1 @@
+"""The commands: dit-train, dit-validate, dit-predict and dit-sweep, and how all commands print."""

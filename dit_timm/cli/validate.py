@@ -1,0 +1,212 @@
+"""Evaluate checkpoints, or pretrained weights.
+
+`python scripts/validate.py --checkpoint RUN` evaluates what scripts/train.py wrote with the options in RUN/args.yaml:
+the same data, precision and batch size, and hence the numbers of the last row of its results.csv: on the test split,
+else on the images held out, else on the validation split. Options override them. Several runs, or several pretrained
+models (`--pretrained --model 'dit_resnet*'`), are evaluated one after the other.
+
+ImageNet and its variants: `--valid-labels imagenet_a` or `imagenet_r` for ImageNet-A and -R, `--real-labels` for ReaL;
+ImageNet-V2 and -Sketch need a folder named by `--data-dir` and nothing else.
+"""
+
+import argparse
+import copy
+import json
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import timm
+from timm.data import RealLabelsImagenet
+from timm.layers import apply_test_time_pool
+from timm.utils import setup_default_logging
+
+from ..analysis.ablation import remove_quadratic
+from ..data.dataset import readable
+from ..data.labels import SomeClasses, read_valid_labels
+from ..data.loaders import eval_loader
+from ..data.splits import class_names, data_config, open_evaluated
+from ..errors import InvalidInput, UserError, message_of
+from ..pretrained.sources import is_source
+from ..training.config import Parser
+from ..training.confusion import Confusion
+from ..training.engine import evaluate, summary_line
+from ..training.logs import write_csv
+from ..training.model import check_model
+from ..training.options import add_data_options, add_input_options, add_model_options
+from ..training.trained import add_checkpoint_option, known_classes, load_trained, parse_with_run
+from .printing import set_up_printing
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(description=__doc__)
+    add_checkpoint_option(parser, several=True)
+    parser.add_argument(
+        '--results-file', type=Path, metavar='FILE',
+        help='write CSV rows as timm\'s validate.py does, in place of what was there',
+    )
+    parser.add_argument('--per-class', type=Path, metavar='FILE', help='write a CSV row for each class')
+    parser.add_argument('--confusion', type=Path, metavar='FILE', help='draw the confusion matrix, as a PNG')
+    parser.add_argument(
+        '--valid-labels', metavar='FILE',
+        help='classes of the network that the data have, by number, a line each; or imagenet_a, imagenet_r',
+    )
+    parser.add_argument(
+        '--real-labels', nargs='?', const='', metavar='FILE',
+        help='judge top-1 and top-5 by ImageNet\'s ReaL labels: timm\'s, or those of a JSON file',
+    )
+    parser.add_argument(
+        '--without-quadratic', action='store_true', help='with the quadratic terms at zero, to see what they are worth',
+    )
+    add_data_options(parser)
+    add_input_options(parser)
+    parser.add_argument(
+        '--use-train-size', action='store_true',
+        help='the size and crop of training, where pretrained weights have others for tests',
+    )
+    parser.add_argument('--test-pool', action='store_true', help='pool at test time over larger images')
+    add_model_options(parser, several=True)
+    return parser
+
+
+def parse_args(argv: Optional[List[str]] = None) -> List[argparse.Namespace]:
+    """Parse the command line; returns the options of each network, with those of the run that wrote it as defaults."""
+    parser = _parser()
+    args = parser.parse_args(argv)
+    if args.checkpoint is None:
+        parsed = parse_with_run(parser, argv)
+        return [_of_model(parsed, name) for pattern in parsed.model for name in _names(parser, pattern)]
+    several = []
+    for checkpoint in args.checkpoint:
+        parsed = parse_with_run(_parser(), argv, checkpoint)
+        if isinstance(parsed.model, list):
+            if len(parsed.model) > 1:
+                parser.error(f'--model must name one network, that of --checkpoint; got {" ".join(parsed.model)}.')
+            parsed = _of_model(parsed, parsed.model[0])
+        several.append(parsed)
+    if len(several) > 1 and (args.per_class or args.confusion):
+        parser.error('--per-class and --confusion write one file, of one network.')
+    return several
+
+
+def _names(parser: argparse.ArgumentParser, pattern: str) -> List[str]:
+    if is_source(pattern) or not any(character in pattern for character in '*?['):
+        return [pattern]
+    names = timm.list_pretrained(pattern)
+    if not names:
+        parser.error(f'--model {pattern} fits no network with pretrained weights.')
+    return names
+
+
+def _of_model(args: argparse.Namespace, name: str) -> argparse.Namespace:
+    return argparse.Namespace(**{**vars(copy.deepcopy(args)), 'model': name})
+
+
+def validate(args: argparse.Namespace) -> Dict[str, Any]:
+    """Evaluate one network, and write what the options ask for; returns its row of results, as timm's."""
+    check_model(args)
+    dataset, indices = open_evaluated(args)
+    if args.skip_bad_images:
+        indices, bad = readable(dataset, indices, args.workers)
+        print(f'images that cannot be read and are left out: {len(bad)}')
+    classes = class_names(dataset)
+    valid = read_valid_labels(args.valid_labels) if args.valid_labels else None
+    model = load_trained(args)
+    if classes is not None and valid is None and not args.class_map:
+        _check_names(args, known_classes(args, model), classes)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    config = data_config(args, model, use_test_size=args.checkpoint is None and not args.use_train_size)
+    if args.without_quadratic:
+        remove_quadratic(model)
+    if args.test_pool:
+        model, pools = apply_test_time_pool(model, config)
+        if pools:
+            config['crop_pct'] = 1.
+    if valid is not None:
+        model = SomeClasses(model, valid)
+    # Of a pretrained network, and by --valid-labels, there may be more classes than the data have.
+    more_may_be = args.checkpoint is None or valid is not None
+    known = model.num_classes
+    if classes is not None and (known < len(classes) or known > len(classes) and not more_may_be):
+        raise InvalidInput(f'{args.model} has {known} classes, but the data have {len(classes)}.')
+    confusion = Confusion(model.num_classes)
+    real = _real_labels(args, dataset)
+
+    def observe(logits, targets):
+        confusion.update(logits, targets)
+        if real is not None:
+            real.add_result(logits)
+
+    metrics = evaluate(model, eval_loader(args, dataset, config, indices), args, args.model, observe=observe)
+    if real is not None:
+        metrics.update(top1=real.get_accuracy(k=1), top5=real.get_accuracy(k=5))
+    if args.per_class is not None:
+        write_csv(confusion.per_class(classes), args.per_class)
+    if args.confusion is not None:
+        confusion.plot(classes, args.confusion)
+    labels = '' if real is None else '; top1 and top5 by ReaL labels'
+    images = int(confusion.counts.sum())
+    print(f'{args.val_split}: {images:,} images, loss {metrics["loss"]:.4f}{labels}')
+    weights = str(args.checkpoint or 'pretrained') + ', quadratic terms zero' * args.without_quadratic
+    print(summary_line(metrics, args.model, weights), flush=True)
+    top1, top5 = round(metrics['top1'], 4), round(metrics['top5'], 4)
+    return {
+        'model': args.model, 'top1': top1, 'top1_err': round(100 - top1, 4), 'top5': top5,
+        'top5_err': round(100 - top5, 4), 'param_count': round(parameters / 1e6, 2),
+        'img_size': config['input_size'][-1], 'crop_pct': config['crop_pct'],
+        'interpolation': config['interpolation'], 'split': args.val_split, 'images': images,
+        'loss': round(metrics['loss'], 4), 'weights': weights,
+    }
+
+
+def _check_names(args: argparse.Namespace, known: Optional[List[str]], classes: List[str]) -> None:
+    """Refuse data whose classes are others than those that the network was trained on."""
+    if known is not None and known != classes:
+        data = f'{args.data_dir} has' if args.data_dir else 'the handwritten digits, taken for want of --data-dir, have'
+        raise InvalidInput(
+            f'{args.model} knows the classes {_some(known)}, but {data} {_some(classes)}. If they are the same under '
+            f'other names, --class-map says which is which.'
+        )
+
+
+def _some(names: List[str]) -> str:
+    return ', '.join(names[:10]) + ', ...' * (len(names) > 10)
+
+
+def _real_labels(args: argparse.Namespace, dataset: Any) -> Optional[RealLabelsImagenet]:
+    if args.real_labels is None:
+        return None
+    if args.skip_bad_images or ' of ' in args.val_split:
+        raise InvalidInput('--real-labels goes by the number of each image: none can be left out.')
+    try:
+        return RealLabelsImagenet(dataset.filenames(basename=True), real_json=args.real_labels or None)
+    except json.JSONDecodeError as error:
+        raise InvalidInput(f'--real-labels {args.real_labels} is no JSON: {error}') from error
+    except AssertionError as error:
+        raise InvalidInput(
+            f'--real-labels are of the 50,000 images of ImageNet\'s validation split; {args.data_dir} has '
+            f'{len(dataset):,} in {args.val_split!r}.'
+        ) from error
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    """Evaluate and print; returns the exit code, 1 if a network could not be evaluated."""
+    set_up_printing()
+    setup_default_logging()
+    rows, failed = [], 0
+    for args in parse_args(argv):
+        try:
+            rows.append(validate(args))
+        except (UserError, OSError) as error:
+            failed += 1
+            name, message = str(args.checkpoint or args.model), message_of(error)
+            print(f'error: {message if name in message else f"{name}: {message}"}', file=sys.stderr)
+            continue
+        if args.results_file is not None:
+            # After each, so that what was evaluated is there whatever the next one does.
+            write_csv(rows, args.results_file)
+    return 1 if failed else 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

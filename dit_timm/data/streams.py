@@ -1,0 +1,142 @@
+"""Data that are read from their beginning only: webdataset shards, streamed Hugging Face datasets.
+
+What cannot be opened at any place cannot be gone on with at any batch: a run on such data resumes at the epoch.
+"""
+
+import argparse
+from typing import Any, Dict
+
+import torch
+from timm.data.loader import fast_collate
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from ..errors import InvalidInput
+from .prefetched import Prefetched
+from .randomness import seed_of
+
+# timm's names for them.
+_PREFIXES = ('wds', 'hfids', 'tfds')
+# Apart from the seeds of images, steps and orders.
+_WORKERS = 1 << 21
+
+
+def is_stream(dataset: str) -> bool:
+    """Whether `--dataset` names data that are read as a stream."""
+    return dataset.partition('/')[0].lower() in _PREFIXES
+
+
+def as_opened(dataset: str) -> bool:
+    """Whether timm's reader of a stream can give images as Pillow opens them, before they are turned upright."""
+    return is_stream(dataset) and not dataset.lower().startswith('tfds/')
+
+
+def size_of(dataset: Dataset) -> int:
+    """Images of a data set; the length of a stream is what the workers of one process get of it."""
+    return dataset.reader.num_samples if isinstance(dataset, IterableDataset) else len(dataset)
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Refuse options that need images by number.
+
+    Raises:
+        InvalidInput: It names them.
+    """
+    needing = {
+        '--val-fraction': args.val_fraction, '--skip-bad-images': args.skip_bad_images,
+        '--checkpoint-interval': args.checkpoint_interval, '--cache-images': args.cache_images,
+    }
+    given = [name for name, value in needing.items() if value]
+    if given:
+        raise InvalidInput(
+            f'--dataset {args.dataset} is a stream, read from its beginning only: {", ".join(given)} would need images '
+            f'by number. Leave it out, or read the data from a folder or with hfds/ in place of hfids/.'
+        )
+    if args.workers < 1:
+        raise InvalidInput(f'--dataset {args.dataset} is a stream and needs --workers 1 or more; got {args.workers}.')
+
+
+def check_shards(dataset: IterableDataset, workers: int, world_size: int) -> None:
+    """Refuse more workers than there are shards: some would have nothing to read.
+
+    Raises:
+        InvalidInput: It says how many there are.
+    """
+    files = getattr(getattr(dataset.reader, 'split_info', None), 'filenames', None)
+    if files is not None and len(files) < workers * world_size:
+        processes = f' in each of {world_size} processes' if world_size > 1 else ''
+        raise InvalidInput(
+            f'The training data have {len(files)} shards, too few for --workers {workers}{processes}: lower --workers, '
+            f'or write the data into more shards.'
+        )
+
+
+class _Label:
+    """A label, seen to be one of the network's classes."""
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+
+    def __call__(self, label: int) -> int:
+        if not 0 <= label < self.num_classes:
+            raise InvalidInput(f'The data have the label {label}; --num-classes is {self.num_classes}.')
+        return label
+
+
+def check_labels(dataset: IterableDataset, num_classes: int) -> None:
+    """Let a stream refuse labels that are no class of the network, when they come."""
+    dataset.target_transform = _Label(num_classes)
+
+
+def read_whole(dataset: IterableDataset) -> None:
+    """Let each of several processes read a stream to its end, for evaluation.
+
+    timm would deal the shards out, and cut the shares to one length: some images would come twice, some never.
+    """
+    dataset.reader.dist_rank, dataset.reader.dist_num_replicas = 0, 1
+
+
+class StreamBatches:
+    """The batches of this process in an epoch of a stream: shuffled by timm's readers, from their seed and the epoch.
+
+    Attributes:
+        size: Images of all processes.
+        batches: Batches of this process in an epoch.
+        starts_anywhere: Whether an epoch can begin at any batch.
+    """
+
+    starts_anywhere = False
+
+    def __init__(self, dataset: IterableDataset, batch_size: int, seed: int, workers: int, rank: int) -> None:
+        # Readers deal the images out to the workers of all processes in whole batches.
+        dataset.set_loader_cfg(num_workers=workers)
+        self.dataset, self.seed, self.rank = dataset, seed, rank
+        self.size = dataset.reader.num_samples
+        self.batches = len(dataset) // batch_size
+        self.generator = torch.Generator()
+
+    def set_position(self, epoch: int, start: int = 0) -> None:
+        """Let the next iteration be over an epoch; `start` is 0."""
+        assert start == 0, start
+        self.dataset.set_epoch(epoch)
+        # Seeds of the workers, which readers shuffle and transforms augment with.
+        self.generator.manual_seed(seed_of(_WORKERS, self.seed, epoch, self.rank))
+
+
+def stream_loader(
+        args: argparse.Namespace, dataset: IterableDataset, config: Dict[str, Any], batches: StreamBatches = None,
+) -> Prefetched:
+    """Batches of a stream: those of an epoch of training, or without `batches` all images in order."""
+    device = torch.device(args.device)
+    dataset.set_loader_cfg(num_workers=args.workers)
+    loader = DataLoader(
+        dataset,
+        batch_size=args.batch_size,
+        drop_last=batches is not None,
+        num_workers=args.workers,
+        collate_fn=fast_collate,
+        pin_memory=device.type == 'cuda',
+        generator=batches.generator if batches is not None else None,
+        # Workers are made anew for each epoch: their shuffling and augmentation begin with the seeds of the epoch.
+        persistent_workers=False,
+    )
+    return Prefetched(loader, config, device)

@@ -1,0 +1,1 @@
+"""The quadratic form on a CPU, by compiled kernels."""

@@ -1,0 +1,210 @@
+"""The quadratic form on a GPU through Triton kernels (`kernels`): the host's side.
+
+Gradients are the same bits each time: no two programs add to one place, and tiles are chosen by shape and dtype alone.
+"""
+
+import functools
+import importlib.util
+import os
+from typing import Dict, NamedTuple, Optional, Tuple, Union
+
+import torch
+
+from ..operators import register_operators
+
+_INSTALLED = importlib.util.find_spec('triton') is not None
+# Triton's interpreter runs kernels on the CPU, to test them.
+_INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
+# The release of torch 2.8, the oldest that the tests have run on. The interpreter of 3.1 computes other numbers.
+_LEAST_TRITON = (3, 4)
+# bfloat16 and TF32 in matrix units.
+_LEAST_CAPABILITY = (8, 0)
+# Programs of the gradient of the weights: enough for every multiprocessor of a large GPU to have two. They share
+# the pixels, at the price of partial sums, of which there is a limited number of elements.
+_PROGRAMS = 264
+_PARTIAL_ELEMENTS = 1 << 24
+
+
+class Tile(NamedTuple):
+    """A tile of a kernel.
+
+    Attributes:
+        sizes: PIXELS, COLUMNS or PAIRS, and OUTPUTS with TAIL, see `_output_sizes`.
+        num_warps: Warps of a program.
+        num_stages: Loads in flight.
+    """
+    sizes: Dict[str, int]
+    num_warps: int
+    num_stages: int
+
+    @property
+    def outputs(self) -> int:
+        """Outputs of a program."""
+        return self.sizes['OUTPUTS'] + self.sizes['TAIL']
+
+    @property
+    def options(self) -> Dict[str, int]:
+        """Keyword arguments of a launch."""
+        return {**self.sizes, 'num_warps': self.num_warps, 'num_stages': self.num_stages}
+
+
+def why_unusable(device: torch.device, dtype: torch.dtype) -> Optional[str]:
+    """Say why the kernels cannot run on inputs of a device and dtype; None where they can."""
+    if not _INSTALLED:
+        return 'Triton is not installed: `pip install triton`, where there is a release for the platform.'
+    if dtype == torch.float64:
+        return 'it sums in float32.'
+    if device.type not in ('cuda', 'meta') and not (device.type == 'cpu' and _INTERPRETED):
+        return 'it needs a GPU.'
+    if triton_version() < _LEAST_TRITON:
+        expected, found = ('.'.join(map(str, version)) for version in (_LEAST_TRITON, triton_version()))
+        return f'it needs Triton {expected}, which comes with torch 2.8, or later; this is {found}.'
+    if device.type != 'cuda':
+        return None
+    capability = _capability(device)
+    if capability is None:
+        return 'torch finds no GPU (torch.cuda.is_available() is False).'
+    if capability < _LEAST_CAPABILITY:
+        expected, found = ('.'.join(map(str, version)) for version in (_LEAST_CAPABILITY, capability))
+        return f'it needs a GPU of compute capability {expected} or later; this one has {found}.'
+    return None
+
+
+# Dynamo cannot trace into it.
+@torch.compiler.assume_constant_result
+@functools.cache
+def triton_version() -> Tuple[int, int]:
+    """Major and minor version of the installed Triton."""
+    import triton
+
+    major, minor = triton.__version__.split('.')[:2]
+    return int(major), int(minor)
+
+
+# Dynamo cannot trace into it.
+@torch.compiler.assume_constant_result
+def _capability(device: torch.device) -> Optional[Tuple[int, int]]:
+    return torch.cuda.get_device_capability(device) if torch.cuda.is_available() else None
+
+
+def _allows_tf32() -> bool:
+    settings = torch.backends.cuda.matmul
+    # torch before 2.9 has no other name for it.
+    return settings.fp32_precision == 'tf32' if hasattr(settings, 'fp32_precision') else settings.allow_tf32
+
+
+def _operand(x: torch.Tensor) -> Tuple[torch.dtype, str]:
+    """What matrix units multiply: the dtype of operands, and what becomes of float32 operands.
+
+    bfloat16 has the range of float32: products are rounded to it. float16 has not: products would overflow. The 10
+    bits of its mantissa are those of TF32, so that is what they become.
+    """
+    if x.dtype == torch.bfloat16:
+        return torch.bfloat16, 'ieee'
+    if x.dtype == torch.float16 or _allows_tf32():
+        return torch.float32, 'tf32'
+    return torch.float32, 'ieee'
+
+
+def _output_sizes(outputs: int, most: int = 128) -> Dict[str, int]:
+    """Sizes of a tile of outputs: one, or two next to each other where they leave less of the tile empty.
+
+    Tiles are powers of two, and at least what matrix units take: 96 outputs, those of ConvNeXt's first stage, would
+    leave a quarter of 128 empty, and are 64 and 32.
+    """
+    size = min(most, max(16, 1 << (outputs - 1).bit_length()))
+    if size > 32 and outputs <= size * 3 // 4:
+        return dict(OUTPUTS=size // 2, TAIL=size // 4)
+    return dict(OUTPUTS=size, TAIL=0)
+
+
+# Tiles: large enough to keep matrix units busy, small enough for the registers (float32 without matrix units needs
+# the most) and for the 99 KiB of shared memory that a program may have on the smallest GPUs. Those of bfloat16 were the
+# fastest of a dozen on an H200, at 64 maps of 56 x 56 pixels with 96 and with 128 channels; the others are reasoned.
+
+def forward_tile(operand: torch.dtype, precision: str, outputs: int) -> Tile:
+    """Tile of `forward_kernel`."""
+    if operand == torch.float32 and precision == 'ieee':
+        return Tile(dict(PIXELS=64, COLUMNS=32, **_output_sizes(outputs, 64)), num_warps=4, num_stages=2)
+    num_warps = 4 if operand == torch.bfloat16 else 8
+    return Tile(dict(PIXELS=128, COLUMNS=32, **_output_sizes(outputs)), num_warps=num_warps, num_stages=3)
+
+
+def grad_x_tile(operand: torch.dtype, precision: str, outputs: int) -> Tile:
+    """Tile of `grad_x_kernel`."""
+    if operand == torch.float32:
+        return Tile(dict(PIXELS=64, COLUMNS=32, **_output_sizes(outputs, 64)), num_warps=4, num_stages=2)
+    return Tile(dict(PIXELS=128, COLUMNS=32, **_output_sizes(outputs)), num_warps=8, num_stages=3)
+
+
+def grad_weight_tile(operand: torch.dtype, precision: str, outputs: int) -> Tile:
+    """Tile of `grad_weight_kernel`."""
+    if operand == torch.float32 and precision == 'ieee':
+        return Tile(dict(PIXELS=32, PAIRS=64, **_output_sizes(outputs, 64)), num_warps=4, num_stages=2)
+    if operand == torch.float32:
+        return Tile(dict(PIXELS=32, PAIRS=128, **_output_sizes(outputs)), num_warps=8, num_stages=2)
+    if outputs > 96:
+        return Tile(dict(PIXELS=64, PAIRS=256, **_output_sizes(outputs)), num_warps=8, num_stages=3)
+    return Tile(dict(PIXELS=64, PAIRS=64, **_output_sizes(outputs)), num_warps=4, num_stages=3)
+
+
+def _constants(operand: torch.dtype, precision: str) -> Dict[str, Union[str, object]]:
+    import triton.language as tl
+    return dict(OPERAND=tl.bfloat16 if operand == torch.bfloat16 else tl.float32, PRECISION=precision)
+
+
+def _forward(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    (pixels, channels), outputs = x.shape, weight.shape[0]
+    output = x.new_empty(pixels, outputs)
+    if output.numel() == 0:
+        return output
+    from . import kernels, layouts
+    operand, precision = _operand(x)
+    tile = forward_tile(operand, precision, outputs)
+    grid = -(-pixels // tile.sizes['PIXELS']), -(-outputs // tile.outputs)
+    kernels.forward_kernel[grid](
+        layouts.transposed(x), layouts.upper(weight, operand), output, pixels, channels, outputs,
+        **_constants(operand, precision), **tile.options,
+    )
+    return output
+
+
+def _grad_x(grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    (pixels, channels), outputs = x.shape, weight.shape[0]
+    if x.numel() == 0:
+        return x.new_empty(x.shape)
+    from . import kernels, layouts
+    operand, precision = _operand(x)
+    tile = grad_x_tile(operand, precision, outputs)
+    row_grad = x.new_zeros(channels, pixels, dtype=torch.float32)
+    column_grad = torch.zeros_like(row_grad)
+    kernels.grad_x_kernel[(-(-pixels // tile.sizes['PIXELS']),)](
+        layouts.transposed(grad), layouts.transposed(x), layouts.upper(weight, operand),
+        row_grad, column_grad, pixels, channels, outputs, **_constants(operand, precision), **tile.options,
+    )
+    return layouts.transposed(row_grad, column_grad, x.dtype)
+
+
+def _grad_weight(grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    (pixels, channels), outputs = x.shape, grad.shape[1]
+    if x.numel() == 0 or outputs == 0:
+        return x.new_zeros(outputs, channels, channels)
+    from . import kernels, layouts
+    operand, precision = _operand(x)
+    tile = grad_weight_tile(operand, precision, outputs)
+    first, second = torch.triu_indices(channels, channels, dtype=torch.int32, device=x.device)
+    pairs = first.numel()
+    programs = -(-pairs // tile.sizes['PAIRS']), -(-outputs // tile.outputs)
+    pixel_tiles = -(-pixels // tile.sizes['PIXELS'])
+    splits = min(-(-_PROGRAMS // (programs[0] * programs[1])), _PARTIAL_ELEMENTS // (pairs * outputs), pixel_tiles)
+    split_pixels = -(-pixel_tiles // max(1, splits)) * tile.sizes['PIXELS']
+    splits = -(-pixels // split_pixels)
+    partial_grad = x.new_empty(splits, pairs, outputs, dtype=torch.float32)
+    kernels.grad_weight_kernel[(*programs, splits)](
+        layouts.transposed(grad), layouts.transposed(x), first, second, partial_grad,
+        pixels, pairs, outputs, split_pixels, **_constants(operand, precision), **tile.options,
+    )
+    return layouts.unfolded(partial_grad, channels, x.dtype)
+
+
+quadratic_form_triton = register_operators('triton', _forward, _grad_x, _grad_weight)

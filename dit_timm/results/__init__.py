@@ -1,0 +1,1 @@
+"""Results of trained networks: rows of CSVs, statistics, pictures."""

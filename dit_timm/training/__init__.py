@@ -1,0 +1,1 @@
+"""Training, from the options of a run to its results."""

@@ -1,0 +1,151 @@
+"""The network that the options name."""
+
+import argparse
+import difflib
+import inspect
+import re
+from typing import Any, Dict, Tuple
+
+import timm
+import torch
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from timm.models import get_pretrained_cfg_value
+from torch import nn
+
+from ..data.inputs import input_arguments, requested_input
+from ..errors import DamagedFile, InvalidInput, Unavailable, UserError
+from ..pretrained.hub_errors import remedy
+from ..pretrained.sources import folder_of, is_source, read_source
+from . import variants
+
+# What a pretrained cfg says of images beside their size, in options of that name.
+_OF_IMAGES = ('mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
+_OF_PYTHON = {'self', 'args', 'kwargs'}
+
+
+def resolve_source(args: argparse.Namespace) -> None:
+    """Express `--model local-dir:...` or `hf-hub:...` by other options, of which `--pretrained-from` is one.
+
+    They say all that the network of a run needs, whatever becomes of the folder or repository.
+
+    Raises:
+        UserError: See `read_source`.
+    """
+    if not is_source(args.model):
+        return
+    if args.pretrained_from not in (None, args.model):
+        raise InvalidInput(f'--model {args.model} and --pretrained-from {args.pretrained_from}: leave one of them out.')
+    folder = folder_of(args.model)
+    args.pretrained_from = args.model if folder is None else f'local-dir:{folder.absolute()}'
+    source = read_source(args.pretrained_from)
+    args.model = source.architecture
+    args.model_kwargs = {**source.model_args, **args.model_kwargs}
+    own = source.cfg.get('input_size', (3, 224, 224))
+    channels, size = requested_input(vars(args))
+    channels = channels or args.model_kwargs.get('in_chans', own[0])
+    args.input_size = [channels, *(size or own[1:])]
+    for name in _OF_IMAGES:
+        value = source.cfg.get(name)
+        if getattr(args, name) in (None, '') and value is not None:
+            if isinstance(value, (tuple, list)):
+                value = list(value) if len(value) == channels else [sum(value) / len(value)]
+            setattr(args, name, value)
+
+
+def check_model(args: argparse.Namespace) -> None:
+    """Refuse a network that there is not, or `--model-kwargs` that are not its, before any data are read.
+
+    Raises:
+        UserError: See `build_model`.
+    """
+    name, fixed = _found(args)
+    if not args.model_kwargs:
+        return
+    if 'num_classes' in args.model_kwargs:
+        raise InvalidInput('--model-kwargs num_classes: --num-classes says it.')
+    try:
+        with torch.device('meta'):
+            _created(name, args, False, input_arguments(vars(args), fixed))
+    except (RuntimeError, NotImplementedError):
+        # Not every network of timm can be made without memory; it is made later.
+        pass
+
+
+def build_model(args: argparse.Namespace, **kwargs: Any) -> nn.Module:
+    """Create the network on its device and in its memory format.
+
+    Args:
+        args: Options.
+        **kwargs: More arguments of `timm.create_model`; `--model-kwargs` wins.
+
+    Raises:
+        InvalidInput: timm knows no such model; near names are listed. Or `--variant` is not one of this network.
+        DamagedFile: The weights of a folder or repository do not fit its network.
+    """
+    name, fixed = _found(args)
+    kwargs.update(input_arguments(vars(args), fixed))
+    try:
+        model = _created(name, args, args.pretrained, {**kwargs, 'num_classes': args.num_classes})
+    except (RuntimeError, FileNotFoundError) as error:
+        # The word of timm and torch for weights that are missing, cut short, or of another network.
+        if not (args.pretrained and is_source(name)):
+            raise
+        raise DamagedFile(f'{name}: its weights cannot be loaded: {str(error).strip()}') from error
+    variants.apply(model, args.variant)
+    _check_device(args.device)
+    model.to(args.device)
+    return model.to(memory_format=torch.channels_last) if args.channels_last else model
+
+
+def _found(args: argparse.Namespace) -> Tuple[str, bool]:
+    """The name that timm takes for the network, and whether it is made for one image size."""
+    name = getattr(args, 'pretrained_from', None) if args.pretrained else None
+    name = name or args.model
+    if is_source(name):
+        source = read_source(name)
+        if args.model not in (name, source.architecture):
+            raise InvalidInput(f'{name} is a {source.architecture}, and the network to train a {args.model}.')
+        return name, source.cfg.get('fixed_input_size', False)
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), n=3)
+        raise InvalidInput(f'--model {name} is not known to timm. Near names: {", ".join(near) or "none"}.')
+    try:
+        return name, get_pretrained_cfg_value(name, 'fixed_input_size')
+    except RuntimeError as error:
+        # timm's word for a tag that the network does not have.
+        near = difflib.get_close_matches(name, timm.list_pretrained(), n=3)
+        raise InvalidInput(
+            f'--model {name}: there are no such weights of it. Near names: {", ".join(near) or "none"}.'
+        ) from error
+
+
+def _created(name: str, args: argparse.Namespace, pretrained: bool, kwargs: Dict[str, Any]) -> nn.Module:
+    try:
+        return timm.create_model(name, pretrained=pretrained, **kwargs)
+    except TypeError as error:
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        if unknown is None or unknown[1] not in args.model_kwargs:
+            raise
+        with torch.device('meta'):
+            own = timm.create_model(name)
+        known = {key for kind in type(own).__mro__ for key in inspect.signature(kind.__init__).parameters}
+        near = difflib.get_close_matches(unknown[1], known - _OF_PYTHON, n=3)
+        raise InvalidInput(
+            f'--model-kwargs {unknown[1]}: {args.model} has no such argument. Near names: {", ".join(near) or "none"}.'
+        ) from error
+    except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
+        reason = remedy(error) or 'They are not in the cache, and the Hub cannot be reached: connect once.'
+        raise Unavailable(f'The weights of {name} cannot be had. {reason}') from error
+    except (ValueError, AssertionError) as error:
+        if not args.model_kwargs or isinstance(error, UserError):
+            raise
+        words = ' '.join(f'{key}={value}' for key, value in args.model_kwargs.items())
+        raise InvalidInput(f'--model-kwargs {words}: {args.model} refuses them: {error}') from error
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        # torch's words for a device that is not there, or that it was not built for.
+        raise InvalidInput(f'--device {device} cannot be used: {str(error).strip().splitlines()[0]}') from error

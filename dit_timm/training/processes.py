@@ -1,0 +1,79 @@
+"""The processes of a run: one, or those that torchrun started."""
+
+import argparse
+
+import torch
+import torch.distributed as dist
+from timm.utils import init_distributed_device
+from torch import nn
+
+from ..errors import InvalidInput
+
+
+class Processes:
+    """Which process this is, and what they do together.
+
+    Args:
+        args: Options; `device` becomes this process's own.
+
+    Raises:
+        InvalidInput: There is no such device.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        try:
+            torch.device(args.device)
+        except RuntimeError as error:
+            raise InvalidInput(f'--device {args.device} cannot be used: {error}') from error
+        try:
+            self.device = init_distributed_device(args)
+        except AssertionError as error:
+            # timm's word for a device that is not there.
+            raise InvalidInput(f'--device {args.device} cannot be used: {error}') from error
+        self.rank, self.world_size = args.rank, args.world_size
+        # The run's options are written to its folder and must not say which process wrote them.
+        for name in ('rank', 'local_rank', 'world_size', 'distributed'):
+            delattr(args, name)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this one prints and writes."""
+        return self.rank == 0
+
+    def describe(self) -> str:
+        """The number of processes in words, if there are several."""
+        return f', {self.world_size} processes' if self.world_size > 1 else ''
+
+    def parallel(self, model: nn.Module) -> nn.Module:
+        """Wrap a network so that gradients are averaged over all processes."""
+        if self.world_size == 1:
+            return model
+        return nn.parallel.DistributedDataParallel(
+            model, device_ids=[self.device] if self.device.type == 'cuda' else None,
+        )
+
+    def mean(self, value: float) -> float:
+        """The mean of a number over all processes."""
+        if self.world_size == 1:
+            return value
+        total = torch.tensor(value, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return total.item() / self.world_size
+
+    def wait(self) -> None:
+        """Wait until all have come here."""
+        if self.world_size > 1:
+            dist.barrier()
+
+    def agree(self, text: str) -> str:
+        """The text of the first process, for all."""
+        if self.world_size == 1:
+            return text
+        texts = [text]
+        dist.broadcast_object_list(texts)
+        return texts[0]
+
+    def close(self) -> None:
+        """Leave the group."""
+        if dist.is_initialized():
+            dist.destroy_process_group()

@@ -1,0 +1,181 @@
+"""Trained networks: from the folder or file of a run, of ours or of timm's, or pretrained."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+import timm
+import torch
+import yaml
+from safetensors import SafetensorError, safe_open
+from timm.models import get_pretrained_cfg_value
+from torch import nn
+
+from ..data.inputs import OPTIONS
+from ..data.splits import held_out_name
+from ..errors import DamagedFile, InvalidInput
+from ..pretrained.weight_files import load_weights, read_weights
+from .config import read_options
+from .logs import read_csv
+from .model import build_model
+from .timm_checkpoint import options_of, read_checkpoint, weights_of
+
+CLASSES = 'classes'
+# Of a folder, the first of them that is there: ours, and timm's.
+_FILES = ('model.safetensors', 'model_best.pth.tar', 'last.pth.tar')
+
+
+def add_checkpoint_option(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    """The option that names trained weights, of one network or of several."""
+    parser.add_argument(
+        '--checkpoint', type=Path, nargs='+' if several else None, metavar='FILE',
+        help='a run\'s folder, or weights: safetensors, or a checkpoint of timm\'s train.py'
+             + '; several are evaluated one after the other' * several,
+    )
+    parser.add_argument('--use-ema', action='store_true', help='the averaged weights of a checkpoint of timm\'s')
+
+
+def parse_with_run(
+        parser: argparse.ArgumentParser, argv: Optional[List[str]] = None, checkpoint: Optional[Path] = None,
+) -> argparse.Namespace:
+    """Parse a command line, with the options of the run that wrote `--checkpoint` as defaults.
+
+    Ends the process, as a parser does, where weights are neither named nor pretrained.
+
+    Args:
+        parser: A parser with the options of `add_checkpoint_option` and `add_model_options`.
+        argv: Command line; that of the process if None.
+        checkpoint: The one to take where `--checkpoint` names several.
+    """
+    if checkpoint is None:
+        first = argparse.ArgumentParser(add_help=False)
+        first.add_argument('--checkpoint', type=Path)
+        checkpoint = first.parse_known_args(argv)[0].checkpoint
+    if checkpoint is not None and checkpoint.is_dir():
+        folder, checkpoint = checkpoint, next(filter(Path.is_file, map(checkpoint.joinpath, _FILES)), None)
+        if checkpoint is None:
+            parser.error(f'--checkpoint {folder} holds no weights: none of {", ".join(_FILES)}.')
+    elif checkpoint is not None and not checkpoint.is_file():
+        parser.error(f'--checkpoint {checkpoint} is not a file.')
+    if checkpoint is not None:
+        parser.set_defaults(**_defaults(parser, checkpoint))
+    args = parser.parse_args(argv)
+    args.checkpoint = checkpoint
+    if checkpoint is None and not args.pretrained:
+        parser.error('name the weights: --checkpoint FILE or --pretrained.')
+    if args.model is None:
+        parser.error(f'--checkpoint {checkpoint} does not say which network its weights are of: add --model NAME.')
+    if args.use_ema and (checkpoint is None or _is_safetensors(checkpoint)):
+        parser.error(f'--use-ema is of checkpoints of timm\'s train.py; {checkpoint or "--pretrained"} has one set of '
+                     f'weights.')
+    return args
+
+
+def _is_safetensors(checkpoint: Path) -> bool:
+    return checkpoint.suffix == '.safetensors'
+
+
+def _defaults(parser: argparse.ArgumentParser, checkpoint: Path) -> Dict[str, Any]:
+    """Defaults of a parser that a file of weights, or the args.yaml beside it, says: 'model' is None if none does."""
+    path = checkpoint.with_name('args.yaml')
+    try:
+        run = read_options(parser, path) if path.is_file() else _said(checkpoint)
+    except (DamagedFile, InvalidInput):
+        # Of it speaks who loads the weights.
+        return {}
+    known = {action.dest for action in parser._actions}
+    # The weights come from the checkpoint, not from where the run started.
+    defaults = {key: value for key, value in run.items() if key in known and key != 'pretrained'}
+    if str(run.get('device')).startswith('cuda') and not torch.cuda.is_available():
+        # That of the machine of the run.
+        defaults.pop('device', None)
+    if 'data' in run and not run.get('data_dir'):
+        # How timm calls it where it is named without an option.
+        defaults['data_dir'] = run['data']
+    if 'val_split' in run:
+        defaults['val_split'] = _split_of(run)
+    return {'model': None, **defaults}
+
+
+def _split_of(run: Mapping[str, Any]) -> str:
+    """The split that a run's last results are of; runs of timm's know but one."""
+    if run.get('test_split'):
+        return run['test_split']
+    return held_out_name(run['val_fraction'], run['train_split']) if run.get('val_fraction') else run['val_split']
+
+
+def _said(checkpoint: Path) -> Dict[str, Any]:
+    """Options that a file of weights has, those of its network at least."""
+    if not _is_safetensors(checkpoint):
+        return options_of(read_checkpoint(checkpoint))
+    metadata = _metadata(checkpoint)
+    return {**json.loads(metadata.get(OPTIONS, '{}')), **{key: metadata[key] for key in ('model',) if key in metadata}}
+
+
+def _metadata(checkpoint: Path) -> Dict[str, str]:
+    try:
+        with safe_open(checkpoint, framework='pt') as file:
+            return file.metadata() or {}
+    except (SafetensorError, ValueError) as error:
+        raise DamagedFile(f'{checkpoint} is no whole safetensors file: {error}') from error
+
+
+def result_on_test(run: Path) -> Dict[str, str]:
+    """The row of a run's results.csv that is of its test split.
+
+    Raises:
+        InvalidInput: There is none.
+    """
+    split = yaml.safe_load((run / 'args.yaml').read_text())['test_split']
+    tests = [row for row in read_csv(run / 'results.csv') if row['split'] == split]
+    if not tests:
+        raise InvalidInput(f'{run} has no result on a test split; train with --test-split.')
+    # The first may be of the same split, looked at after every epoch.
+    return tests[-1]
+
+
+def load_trained(args: argparse.Namespace) -> nn.Module:
+    """Build the network that the options name, with its trained weights.
+
+    Raises:
+        DamagedFile: The weights are damaged, or of another network.
+        InvalidInput: They cannot be had without executing code, or there are none of the kind that is asked for.
+    """
+    if args.checkpoint is None:
+        return build_model(args).eval()
+    if _is_safetensors(args.checkpoint):
+        tensors = read_weights(args.checkpoint)
+    else:
+        tensors = weights_of(read_checkpoint(args.checkpoint), args.use_ema, args.checkpoint)
+    if args.num_classes is None:
+        args.num_classes = _classes_in(tensors, args.model)
+    model = build_model(args)
+    load_weights(model, tensors, args.checkpoint)
+    return model.eval()
+
+
+def _classes_in(tensors: Mapping[str, torch.Tensor], model: str) -> Optional[int]:
+    """How many classes weights tell apart, by the last layer; None if that is not there."""
+    last = get_pretrained_cfg_value(model, 'classifier') if timm.is_model(model) else None
+    names = [f'{name}.weight' for name in ([last] if isinstance(last, str) else last or ())]
+    return next((len(tensors[name]) for name in names if name in tensors), None)
+
+
+def classes_metadata(names: Optional[List[str]]) -> Mapping[str, str]:
+    """What a file of weights says of its classes; see `read_classes`."""
+    return {CLASSES: json.dumps(names)} if names else {}
+
+
+def known_classes(args: argparse.Namespace, model: nn.Module) -> Optional[List[str]]:
+    """Names of the classes: those in the file of weights, or the pretrained network's; None where they do not say."""
+    if args.checkpoint is not None:
+        return json.loads(_metadata(args.checkpoint).get(CLASSES, 'null')) if _is_safetensors(args.checkpoint) else None
+    # Of another number of classes, the pretrained ones are not the network's any more.
+    names = model.pretrained_cfg.get('label_names')
+    return list(names) if names and len(names) == model.num_classes else None
+
+
+def read_classes(args: argparse.Namespace, model: nn.Module) -> Tuple[str, ...]:
+    """Names of the classes, or numbers where nothing says them."""
+    return tuple(known_classes(args, model) or map(str, range(model.num_classes)))

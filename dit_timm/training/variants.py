@@ -1,0 +1,89 @@
+"""Variants of a Dit network that are trained beside it, to see what the quadratic term is worth: `--variant`."""
+
+import argparse
+from typing import Dict
+
+import timm
+import torch
+from torch import nn
+
+from ..analysis.ablation import quadratic_terms
+from ..errors import InvalidInput
+from ..layers import ChannelQuadratic2d
+
+DIT, PLAIN, FROZEN, TRANSPOSED, MLP = 'dit', 'plain', 'frozen', 'transposed', 'mlp'
+# What each is, for --help.
+VARIANTS: Dict[str, str] = {
+    DIT: 'the network as its name says',
+    PLAIN: 'its twin without a quadratic term',
+    FROZEN: 'the quadratic weights stay zero, all else is as in dit',
+    TRANSPOSED: 'the map of the quadratic term transposed, as the authors\' CIFAR code does',
+    MLP: 'in place of the quadratic term a 1x1 convolution, ReLU and a 1x1 convolution with as many parameters',
+}
+
+
+class MlpTerm(nn.Module):
+    """A control for the quadratic term: as many parameters and an ordinary non-linearity, and zero at first too.
+
+    Args:
+        term: The quadratic term that it stands in for, of C input and O output channels. The hidden layer has
+            O C^2 / (C + O) channels, rounded.
+    """
+
+    def __init__(self, term: ChannelQuadratic2d) -> None:
+        super().__init__()
+        self.stride, self.offset = term.stride, term.offset
+        hidden = max(1, round(term.out_chs * term.in_chs ** 2 / (term.in_chs + term.out_chs)))
+        kwargs = dict(bias=False, device=term.weight.device, dtype=term.weight.dtype)
+        self.conv1 = nn.Conv2d(term.in_chs, hidden, 1, **kwargs)
+        self.act = nn.ReLU()
+        self.conv2 = nn.Conv2d(hidden, term.out_chs, 1, **kwargs)
+        nn.init.zeros_(self.conv2.weight)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Map (N, C, H, W) to the shape that the quadratic term has."""
+        x = x[..., self.offset[0]::self.stride[0], self.offset[1]::self.stride[1]]
+        return self.conv2(self.act(self.conv1(x)))
+
+
+def resolve(args: argparse.Namespace) -> None:
+    """Express `--variant` by `--model` and `--model-kwargs`, as far as these can.
+
+    Whatever reads the options of a run then builds its network without knowing of variants; what is left to do is
+    `apply`'s.
+    """
+    if args.variant == PLAIN:
+        base = args.model.replace('dit_', '')
+        if timm.is_model(base):
+            args.model = base
+        else:
+            # The CIFAR networks, which timm has not.
+            args.model_kwargs = {**args.model_kwargs, 'quadratic': False}
+    elif args.variant == TRANSPOSED:
+        args.model_kwargs = {**args.model_kwargs, 'transposed_quadratic': True}
+
+
+def dit_network(name: str) -> str:
+    """The Dit network that a network of timm is the plain twin of; any other network's own name."""
+    return next((dit for dit in timm.list_models('*dit_*') if dit.replace('dit_', '') == name), name)
+
+
+def apply(model: nn.Module, variant: str) -> nn.Module:
+    """Change a network as `--variant` asks for, in place.
+
+    Raises:
+        InvalidInput: It has no quadratic term to change.
+    """
+    if variant not in (FROZEN, MLP):
+        return model
+    if not quadratic_terms(model):
+        raise InvalidInput(
+            f'--variant {variant} needs a network with a quadratic term; {type(model).__name__} has none.'
+        )
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, ChannelQuadratic2d) and variant == MLP:
+                setattr(module, name, MlpTerm(child))
+            elif isinstance(child, ChannelQuadratic2d):
+                child.requires_grad_(False)
+    return model

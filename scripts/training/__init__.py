@@ -1,1 +1,0 @@
-"""What scripts/train.py and scripts/validate.py share."""
