@@ -8,27 +8,27 @@ class UserError(Exception):
     """Something given cannot be used or done; the message says what came, what was expected and what to do."""
 
 
-class InvalidInput(UserError, ValueError):
+class InvalidInputError(UserError, ValueError):
     """Options, data or files do not fit together, or make no sense."""
 
 
-class Unavailable(UserError, OSError):
+class UnavailableError(UserError, OSError):
     """A file, a disk or a server does not give or take what it is asked for."""
 
 
-class MissingFile(Unavailable, FileNotFoundError):
+class MissingFileError(UnavailableError, FileNotFoundError):
     """There is no such file or folder."""
 
 
-class DamagedFile(UserError):
+class DamagedFileError(UserError):
     """A file does not hold what was once written to it, or is no file of its kind."""
 
 
-class MissingPackage(UserError, ImportError):
+class MissingPackageError(UserError, ImportError):
     """An option needs a package that is not installed."""
 
 
-class Diverged(UserError, FloatingPointError):
+class DivergedError(UserError, FloatingPointError):
     """Training has made numbers that are none."""
 
 

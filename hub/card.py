@@ -1,8 +1,8 @@
 """The model card: README.md of a repository, made from a run, its results and its config.
 
-Blocks between `<!-- generated: NAME DIGEST -->` and `<!-- /generated: NAME -->` are made anew each time; what is
+Blocks between `<!-- generated: NAME DIGEST -->` and `<!-- /generated: NAME -->` are regenerated each time; what is
 written by hand outside of them stays, and so do keys and tags that were added to the metadata; the generated keys are
-made anew. The digest tells whether a block was edited by hand: such a card is refused rather than overwritten.
+regenerated. The digest tells whether a block was edited by hand: such a card is refused rather than overwritten.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from torch import nn
 from dit_timm.analysis.ablation import quadratic_terms
 from dit_timm.analysis.costs import count_costs
 from dit_timm.data.inputs import image_mode, input_config
-from dit_timm.errors import InvalidInput, MissingFile
+from dit_timm.errors import InvalidInputError, MissingFileError
 from dit_timm.files import write_file
 from dit_timm.models._base_weights import INIT_SUFFIX
 
@@ -31,12 +31,12 @@ from .run import KEPT, Run, load_model
 _TEMPLATE = Path(__file__).with_name('card.md.jinja')
 _BLOCK = re.compile(r'<!-- generated: (\w+)(?:\s+(\w+))?\s*-->(.*?)<!-- /generated: \1 -->', re.DOTALL)
 _OPENED = re.compile(r'<!-- generated: (\w+)')
-# Of the metadata; a card that is made anew loses those that no longer hold.
+# Of the metadata; a card that is regenerated loses those that no longer hold.
 _GENERATED_KEYS = (
     'library_name', 'license', 'tags', 'pipeline_tag', 'model-index', 'datasets', 'base_model', 'base_model_relation',
 )
 # Of classes; more are only counted.
-_MOST_NAMED = 20
+_MAX_NAMED = 20
 _DEFAULT_LIMITS = (
     'A research model, evaluated on nothing but the splits above. Not examined: fairness, robustness, images unlike '
     'those it was trained on.'
@@ -54,12 +54,12 @@ def write_card(run: Run, out: Path, repo_id: str, data: str, dataset: Optional[s
         dataset: Their id on the Hub, if they have one.
 
     Raises:
-        MissingFile: The folder holds no export.
-        InvalidInput: The card that is there has metadata that are no YAML, or a block that does not end or was edited
-            by hand.
+        MissingFileError: The folder holds no export.
+        InvalidInputError: The card that is there has metadata that are no YAML, or a block that does not end or was
+            edited by hand.
     """
     if not (out / CONFIG).is_file():
-        raise MissingFile(f'{out} holds no export: it has no {CONFIG}. Begin with `python -m hub export`.')
+        raise MissingFileError(f'{out} holds no export: it has no {CONFIG}. Begin with `python -m hub export`.')
     config = json.loads((out / CONFIG).read_text())
     with safe_open(out / WEIGHTS, framework='pt') as file:
         # The run's numbers are those of the weights that it kept.
@@ -81,15 +81,15 @@ def read_card(path: Path) -> ModelCard:
     """Read a card.
 
     Raises:
-        InvalidInput: Its metadata are no YAML, have keys that are no text, or do not end.
+        InvalidInputError: Its metadata are no YAML, have keys that are no text, or do not end.
     """
     text = path.read_text(encoding='utf-8')
     if text.lstrip().startswith('---') and not REGEX_YAML_BLOCK.search(text):
-        raise InvalidInput(f'{path}: the metadata begin with a line "---" and do not end with one.')
+        raise InvalidInputError(f'{path}: the metadata begin with a line "---" and do not end with one.')
     try:
         return ModelCard(text)
     except (yaml.YAMLError, TypeError) as error:
-        raise InvalidInput(
+        raise InvalidInputError(
             f'{path}: the metadata between the lines "---" are no YAML, or have a key that is no text: {error}'
         ) from error
 
@@ -98,7 +98,7 @@ def card_to_update(out: Path) -> Optional[ModelCard]:
     """The card in the folder of an export, if it can be brought up to date; None if there is none.
 
     Raises:
-        InvalidInput: See `read_card`; or a block does not end, or was edited by hand.
+        InvalidInputError: See `read_card`; or a block does not end, or was edited by hand.
     """
     path = out / CARD
     if not path.is_file():
@@ -108,14 +108,14 @@ def card_to_update(out: Path) -> Optional[ModelCard]:
     opened, found = _OPENED.findall(card.text), [match[1] for match in blocks]
     if opened != found:
         unmatched = sorted((Counter(opened) - Counter(found)).elements())
-        raise InvalidInput(
+        raise InvalidInputError(
             f'{path}: the blocks {unmatched} begin and do not end, or stand inside of another. Put '
             f'"<!-- /generated: NAME -->" after each, or remove the card for a new one.'
         )
     # A block that was emptied holds nothing that could be lost.
     edited = [match[1] for match in blocks if match[3].strip() and match[2] != _digest(match[3])]
     if edited:
-        raise InvalidInput(
+        raise InvalidInputError(
             f'{path}: the blocks {edited} were edited by hand, and what was written there would be lost. Move it to '
             f'before or after the block, then empty the block, between "<!-- generated: NAME" and '
             f'"<!-- /generated: NAME -->": it is filled again.'
@@ -203,7 +203,7 @@ def _training(run: Run) -> str:
         f'{start["device"]}, {_counted(int(start["threads"]), "thread")}, torch {start["torch"]}, timm {start["timm"]}'
         for start in run.environment
     ))
-    # Once there is a checkpoint, train.py goes on with as many only.
+    # Once there is a checkpoint, train.py resumes with as many only.
     processes = int(run.environment[-1]['processes'])
     batch = options['batch_size'] * options['grad_accum_steps'] * processes
     precision = f'amp {options["amp_dtype"]}' if options['amp'] else 'float32'
@@ -220,7 +220,7 @@ def _counted(count: int, noun: str) -> str:
 
 def _classes(model: nn.Module, names: Optional[List[str]]) -> str:
     counted = _counted(model.num_classes, 'class')
-    return f'{counted}: {", ".join(names)}' if names and len(names) <= _MOST_NAMED else counted
+    return f'{counted}: {", ".join(names)}' if names and len(names) <= _MAX_NAMED else counted
 
 
 def _digest(content: str) -> str:

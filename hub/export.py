@@ -12,7 +12,7 @@ from torch import nn
 
 from dit_timm import __version__
 from dit_timm.data.inputs import input_config, options_metadata
-from dit_timm.errors import DamagedFile, InvalidInput, MissingPackage
+from dit_timm.errors import DamagedFileError, InvalidInputError, MissingPackageError
 from dit_timm.files import write_file
 from dit_timm.models._timm_private import save_for_hf
 from dit_timm.pretrained.golden import TOLERANCE, golden_difference, make_golden
@@ -27,7 +27,7 @@ OPTIONS = 'args.yaml'
 _PRIVATE = ('data_dir', 'output', 'experiment', 'device', 'class_map')
 
 
-class LicenceError(InvalidInput):
+class LicenceError(InvalidInputError):
     """The licence of the weights is missing, or another than they came with."""
 
 
@@ -43,21 +43,23 @@ def export(run: Run, out: Path, tag: str, licence: Optional[str] = None, weights
 
     Raises:
         LicenceError: See there.
-        InvalidInput: `out` is a file, or the folder of a run.
-        DamagedFile: The weights are damaged, not finite, or do not give the same outputs twice.
+        InvalidInputError: `out` is a file, or the folder of a run.
+        DamagedFileError: The weights are damaged, not finite, or do not give the same outputs twice.
         OSError: A file cannot be written.
     """
     if out.exists() and not out.is_dir():
-        raise InvalidInput(f'{out} is a file; name a folder.')
+        raise InvalidInputError(f'{out} is a file; name a folder.')
     if (out / 'summary.csv').exists():
-        raise InvalidInput(f'{out} is the folder of a run, whose files would be written over; name another folder.')
+        raise InvalidInputError(
+            f'{out} is the folder of a run, whose files would be written over; name another folder.'
+        )
     licence = licence_of(run, licence)
     model = load_model(run, weights)
     check_finite(model)
     config = input_config(run.options, model)
     golden = make_golden(model, config['input_size'])
     if golden_difference(model, golden) > TOLERANCE:
-        raise DamagedFile(f'{run.folder}: float32 outputs differ from those in float64 by more than {TOLERANCE}.')
+        raise DamagedFileError(f'{run.folder}: float32 outputs differ from those in float64 by more than {TOLERANCE}.')
     out.mkdir(parents=True, exist_ok=True)
     metadata = {
         'format': 'pt', 'model': run.options['model'], 'tag': tag, 'licence': licence, 'dit_timm': __version__,
@@ -100,7 +102,7 @@ def licence_of(run: Run, licence: Optional[str]) -> str:
 def _config(run: Run, model: nn.Module, config: Dict[str, Any], tag: str, licence: str) -> Dict[str, Any]:
     """config.json in timm's format."""
     if 'data_config' not in inspect.signature(save_for_hf).parameters:
-        raise MissingPackage(
+        raise MissingPackageError(
             f'The export needs timm 1.0.31 or later, which writes how images are prepared; this is {timm.__version__}.'
         )
     names = {'label_names': run.classes} if run.classes else {}

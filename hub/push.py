@@ -8,7 +8,7 @@ from typing import Dict, List, NamedTuple, Optional
 from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
-from dit_timm.errors import InvalidInput
+from dit_timm.errors import InvalidInputError
 
 from .card import read_card
 from .export import CARD, CONFIG, GOLDEN, OPTIONS, WEIGHTS
@@ -16,11 +16,11 @@ from .export import CARD, CONFIG, GOLDEN, OPTIONS, WEIGHTS
 _FILES = (WEIGHTS, CONFIG, GOLDEN, OPTIONS, CARD)
 
 
-class NotAnExport(InvalidInput):
+class NotAnExportError(InvalidInputError):
     """A folder is not what `export` and `card` write."""
 
 
-class RefusedCard(InvalidInput):
+class RefusedCard(InvalidInputError):
     """The Hub takes no card with this metadata, such as a licence that it does not know."""
 
 
@@ -73,8 +73,8 @@ def plan(folder: Path, repo_id: str, revision: str = 'main', token: Optional[str
         token: Of the Hub; from the usual places if None.
 
     Raises:
-        NotAnExport: A file is missing, or there is one that would not be published.
-        InvalidInput: The metadata of the card are no YAML.
+        NotAnExportError: A file is missing, or there is one that would not be published.
+        InvalidInputError: The metadata of the card are no YAML.
         RefusedCard: The Hub takes no card with this metadata.
         HfHubHTTPError: The Hub refuses.
     """
@@ -82,7 +82,7 @@ def plan(folder: Path, repo_id: str, revision: str = 'main', token: Optional[str
     missing = [name for name in _FILES if name not in present]
     other = [name for name in present if name not in _FILES]
     if missing or other:
-        raise NotAnExport(
+        raise NotAnExportError(
             f'{folder} is no complete export: missing {missing}, not of an export {other}. `python -m hub export` '
             f'writes one, `python -m hub card` its card.'
         )

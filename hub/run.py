@@ -15,7 +15,7 @@ from timm.models import get_pretrained_cfg, get_pretrained_cfg_value
 from torch import nn
 
 from dit_timm.data.inputs import input_arguments
-from dit_timm.errors import DamagedFile, InvalidInput, MissingFile
+from dit_timm.errors import DamagedFileError, InvalidInputError, MissingFileError
 from dit_timm.pretrained.sources import folder_of, read_source
 from dit_timm.pretrained.weight_files import load_weights, read_weights
 
@@ -82,19 +82,21 @@ def read_run(folder: Path) -> Run:
     """Read a run's folder.
 
     Raises:
-        MissingFile: A file is missing: it is no run, or one that has not ended.
-        DamagedFile: The weights are damaged.
-        InvalidInput: A CSV says less than the card needs, or no registry has the network.
+        MissingFileError: A file is missing: it is no run, or one that has not ended.
+        DamagedFileError: The weights are damaged.
+        InvalidInputError: A CSV says less than the card needs, or no registry has the network.
     """
     for name in ('args.yaml', 'results.csv', 'environment.csv', 'model.safetensors'):
         if not (folder / name).is_file():
-            raise MissingFile(
+            raise MissingFileError(
                 f'{folder} is no folder of a run that has ended: it has no {name}. scripts/train.py writes such '
                 f'folders.'
             )
     options = yaml.safe_load((folder / 'args.yaml').read_text())
     if options.get('variant') == _CONTROL:
-        raise InvalidInput(f'{folder} is of a control for experiments, --variant {_CONTROL}: no registry can build it.')
+        raise InvalidInputError(
+            f'{folder} is of a control for experiments, --variant {_CONTROL}: no registry can build it.'
+        )
     read_weights(folder / 'model.safetensors')
     with safe_open(folder / 'model.safetensors', framework='pt') as file:
         classes = json.loads((file.metadata() or {}).get('classes', 'null'))
@@ -109,8 +111,8 @@ def load_model(run: Run, weights: str = KEPT) -> nn.Module:
         weights: 'kept' (what the run evaluated last), or of the last checkpoint 'ema' or 'plain'.
 
     Raises:
-        DamagedFile: They are damaged, or not the network's.
-        MissingFile: The run has no such weights.
+        DamagedFileError: They are damaged, or not the network's.
+        MissingFileError: The run has no such weights.
     """
     options = run.options
     kwargs = input_arguments(options, get_pretrained_cfg_value(options['model'], 'fixed_input_size'))
@@ -127,7 +129,7 @@ def _weights_path(folder: Path, weights: str) -> Path:
     # Not of what lies beside them, as one that was not written to its end.
     paths = sorted((folder / 'checkpoints').glob(f'[0-9]*-[0-9]*/{name}'))
     if not paths:
-        raise MissingFile(f'{folder} has no checkpoint with {name}; its kept weights are --weights {KEPT}.')
+        raise MissingFileError(f'{folder} has no checkpoint with {name}; its kept weights are --weights {KEPT}.')
     return paths[-1]
 
 
@@ -136,7 +138,7 @@ def _rows(path: Path) -> List[Dict[str, str]]:
         reader = csv.DictReader(file)
         rows, columns, needed = list(reader), reader.fieldnames or [], _COLUMNS[path.name]
     if not rows or not needed.issubset(columns):
-        raise InvalidInput(
+        raise InvalidInputError(
             f'{path} is not what this version of scripts/train.py writes: {len(rows)} rows with the columns '
             f'{list(columns)}; expected at least one with {sorted(needed)}.'
         )
@@ -147,8 +149,8 @@ def check_finite(model: nn.Module) -> None:
     """Refuse weights that are not numbers.
 
     Raises:
-        DamagedFile: It names the first.
+        DamagedFileError: It names the first.
     """
     for name, value in model.state_dict().items():
         if value.is_floating_point() and not torch.isfinite(value).all():
-            raise DamagedFile(f'{name} is not finite: such weights are not published.')
+            raise DamagedFileError(f'{name} is not finite: such weights are not published.')

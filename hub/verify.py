@@ -9,7 +9,7 @@ import timm
 from huggingface_hub import HfApi, ModelCard, snapshot_download
 from safetensors import safe_open
 
-from dit_timm.errors import DamagedFile
+from dit_timm.errors import DamagedFileError
 from dit_timm.pretrained.golden import TOLERANCE, golden_difference
 from dit_timm.pretrained.weight_files import digest, load_weights, read_weights
 
@@ -90,11 +90,11 @@ def _check_network(found: Verification, folder: Path) -> None:
         with safe_open(folder / WEIGHTS, framework='pt') as file:
             metadata = file.metadata() or {}
         if metadata.get('golden_sha256') != digest(golden):
-            raise DamagedFile(f'{GOLDEN} is not the one that {WEIGHTS} was exported with.')
+            raise DamagedFileError(f'{GOLDEN} is not the one that {WEIGHTS} was exported with.')
         # Of the folder: the very bytes whose sums were compared.
         model = timm.create_model(f'local-dir:{folder}', pretrained=True)
         load_weights(model, weights, folder / WEIGHTS)
-    except (DamagedFile, RuntimeError, KeyError, ValueError) as error:
+    except (DamagedFileError, RuntimeError, KeyError, ValueError) as error:
         found.problems.append(f'the network cannot be loaded: {error}')
         return
     found.passed.append('loaded strictly through timm.create_model')

@@ -10,7 +10,7 @@ from typing import Callable, Dict, List, Optional, Tuple
 import readme_block
 
 from dit_timm.benchmark.cells import milliseconds, peak, percent, significant
-from dit_timm.benchmark.forms import BASE, FLOOR, MATERIALISED
+from dit_timm.benchmark.forms import BASE, MATERIALISED, ROOFLINE
 from dit_timm.benchmark.results import Row, read_rows
 
 RESULTS = Path(__file__).parent.parent / 'hub' / 'results'
@@ -22,7 +22,7 @@ _BACKEND: _Column = ('backend', lambda ours, other: ours['backend'])
 _COMPARISON: List[_Column] = [
     ('time (ms)', lambda ours, other: milliseconds(ours)),
     ('materialised (ms)', lambda ours, other: milliseconds(other)),
-    ('times as fast', lambda ours, other: significant(ours['times_as_fast'])),
+    ('speedup', lambda ours, other: significant(ours['speedup'])),
 ]
 _MEMORY: List[_Column] = [
     ('memory (MiB)', lambda ours, other: peak(ours)),
@@ -36,7 +36,7 @@ _COLUMNS: Dict[str, List[_Column]] = {
         ('phase', lambda ours, other: f'{ours["phase"]}, {ours["busy"]:.0f} busy' if ours['busy'] else ours['phase']),
         _BACKEND,
         *_COMPARISON,
-        ('time / floor', lambda ours, other: significant(ours['floor_ratio'])),
+        ('time / roofline', lambda ours, other: significant(ours['roofline_ratio'])),
         *_MEMORY,
     ],
     'model': [
@@ -54,7 +54,7 @@ _COLUMNS: Dict[str, List[_Column]] = {
     'training': [
         ('network', lambda ours, other: ours['subject']),
         ('batch', lambda ours, other: f'{ours["batch_size"]:.0f}'),
-        ('script', lambda ours, other: ours['contestant']),
+        ('script', lambda ours, other: ours['implementation']),
         ('seconds an epoch', lambda ours, other: significant(ours['median_s'])),
         ('spread', lambda ours, other: percent(ours['spread'])),
         ('time / bare loop', lambda ours, other: significant(ours['base_ratio'])),
@@ -97,9 +97,9 @@ def _caption(row: Row) -> str:
 def _table(part: str, rows: List[Row]) -> str:
     columns = _COLUMNS[part]
     lines = [f'| {" | ".join(header for header, _ in columns)} |', '|' + '---|' * len(columns)]
-    materialised = {_case(row): row for row in rows if row['contestant'] == MATERIALISED}
+    materialised = {_case(row): row for row in rows if row['implementation'] == MATERIALISED}
     for row in rows:
-        if row['contestant'] not in (MATERIALISED, FLOOR, BASE):
+        if row['implementation'] not in (MATERIALISED, ROOFLINE, BASE):
             cells = (cell(row, materialised.get(_case(row))) for _, cell in columns)
             lines.append(f'| {" | ".join(cells)} |')
     return '\n'.join(lines)

@@ -1,6 +1,6 @@
 """Measure what scripts/train.py adds to a bare training loop, and timm's train.py beside it.
 
-Each contestant is a command of its own that trains the same model on the same images (scikit-learn's digits, or
+Each implementation is a command of its own that trains the same model on the same images (scikit-learn's digits, or
 --data-dir) in batches of the same size, with the same augmentation, and evaluates after each epoch. They run in turns
 of one epoch, the others standing still meanwhile, so that they see the same machine; starting is not counted, saving
 and logging are. A ratio is the median of the ratios within each round.
@@ -22,7 +22,7 @@ import torch
 from tqdm import tqdm
 
 from dit_timm.benchmark.results import Row, write_rows
-from dit_timm.benchmark.turns import CommandFailed, InTurns
+from dit_timm.benchmark.turns import CommandFailedError, InTurns
 from dit_timm.data.digits import digits_folder
 from dit_timm.training.config import positive_int
 from dit_timm.training.environment import environment
@@ -48,7 +48,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('-b', '--batch-size', type=positive_int, default=128, metavar='N')
     parser.add_argument('-j', '--workers', type=positive_int, default=2, metavar='N')
     parser.add_argument('--rounds', type=positive_int, default=30, metavar='N', help='epochs that are timed')
-    parser.add_argument('--csv', type=Path, metavar='FILE', help='write a row for each contestant')
+    parser.add_argument('--csv', type=Path, metavar='FILE', help='write a row for each implementation')
     args = parser.parse_args(argv)
     if args.rounds < 2:
         parser.error('--rounds must be at least 2, or there is no spread.')
@@ -59,8 +59,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     return args
 
 
-def contestant(name: str, args: argparse.Namespace, output: Path) -> InTurns:
-    """The command of a contestant, not yet started.
+def implementation(name: str, args: argparse.Namespace, output: Path) -> InTurns:
+    """The command of a implementation, not yet started.
 
     Args:
         name: BARE, OURS or TIMM.
@@ -85,10 +85,10 @@ def contestant(name: str, args: argparse.Namespace, output: Path) -> InTurns:
 
 
 def measure(args: argparse.Namespace) -> List[Row]:
-    """Time the contestants in turns; returns a row for each.
+    """Time the implementations in turns; returns a row for each.
 
     Raises:
-        CommandFailed: A contestant ended with an error.
+        CommandFailedError: A implementation ended with an error.
     """
     names = [BARE, OURS, *([TIMM] if args.timm_train else [])]
     seconds: Dict[str, List[float]] = {name: [] for name in names}
@@ -97,7 +97,7 @@ def measure(args: argparse.Namespace) -> List[Row]:
         for name in names:
             output = Path(scratch, str(len(commands)))
             output.mkdir()
-            commands[name] = running.enter_context(contestant(name, args, output))
+            commands[name] = running.enter_context(implementation(name, args, output))
         for _ in tqdm(range(_UNCOUNTED + args.rounds), desc='rounds', leave=False, disable=None):
             for name, command in commands.items():
                 seconds[name].append(command.turn())
@@ -108,7 +108,7 @@ def _row(name: str, seconds: List[float], bare: List[float], args: argparse.Name
     median, spread = _median_and_spread(seconds)
     ratio, ratio_spread = _median_and_spread([ours / other for ours, other in zip(seconds, bare)])
     return {
-        'part': 'training', 'subject': args.model, 'dtype': 'float32', 'phase': 'epoch', 'contestant': name,
+        'part': 'training', 'subject': args.model, 'dtype': 'float32', 'phase': 'epoch', 'implementation': name,
         'status': 'ok', 'batch_size': args.batch_size, 'rounds': len(seconds), 'median_s': median, 'spread': spread,
         'base_ratio': ratio, 'base_ratio_spread': ratio_spread,
     }
@@ -127,7 +127,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     try:
         rows = measure(args)
-    except CommandFailed as error:
+    except CommandFailedError as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
     # Without the folders of this machine.
@@ -137,7 +137,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     facts = {**environment(args.device), 'command': shlex.join(['python', 'scripts/benchmark_training.py', *words])}
     rows = [{**facts, **row} for row in rows]
     for row in rows:
-        print(f'{row["contestant"]}: {row["median_s"]:.3f} s an epoch, spread {100 * row["spread"]:.1f} %, '
+        print(f'{row["implementation"]}: {row["median_s"]:.3f} s an epoch, spread {100 * row["spread"]:.1f} %, '
               f'{row["base_ratio"]:.3f} of the bare loop, spread {100 * row["base_ratio_spread"]:.1f} %')
     if args.csv is not None:
         write_rows(rows, args.csv)

@@ -14,7 +14,7 @@ from typing import Dict, List, Optional, Tuple
 
 import readme_block
 
-from dit_timm.errors import InvalidInput, UserError
+from dit_timm.errors import InvalidInputError, UserError
 from dit_timm.results.rows import LABELS, REMOVED, Row, Summary, by_seed, groups, paired, summary
 from dit_timm.training.logs import read_csv
 from dit_timm.training.variants import DIT, PLAIN
@@ -67,12 +67,12 @@ def _comparable() -> Dict[Tuple[str, ...], List[Row]]:
 
 def _table(rows: List[Row]) -> str:
     if len({row['recipe_sha256'] for row in rows}) > 1:
-        raise InvalidInput(
+        raise InvalidInputError(
             f'Runs with {rows[0]["recipe"]} on {rows[0]["data"]} were recorded with different contents of it: record '
             f'all of them again, or name the new recipe otherwise.'
         )
     if len({row['images_sha256'] for row in rows}) > 1:
-        raise InvalidInput(f'Runs with {rows[0]["recipe"]} on {rows[0]["data"]} were trained on different images.')
+        raise InvalidInputError(f'Runs with {rows[0]["recipe"]} on {rows[0]["data"]} were trained on different images.')
     published = _published(rows[0]['data'], {row['model'] for row in rows})
     headings = [*_HEADINGS, *(f'{source}: top-1 (%)' for source in published)]
     lines = [_caption(rows), '', _markdown(headings), '|' + '---|' * len(headings)]

@@ -21,7 +21,7 @@ from dit_timm.analysis.ablation import quadratic_terms, remove_quadratic
 from dit_timm.cli.printing import set_up_printing
 from dit_timm.data.loaders import eval_loader
 from dit_timm.data.splits import data_config, open_split
-from dit_timm.errors import InvalidInput, MissingFile, UserError, message_of
+from dit_timm.errors import InvalidInputError, MissingFileError, UserError, message_of
 from dit_timm.results.differences import differences
 from dit_timm.results.rows import REMOVED, add_rows
 from dit_timm.training.config import RECIPE, sha256_of
@@ -77,14 +77,14 @@ def rows_of(run: Path, data: str, tag: str, device: str, data_dir: Optional[str]
 
     Raises:
         OSError: The folder is not that of a run that has ended, or there are no data.
-        InvalidInput: It has no result on a test split, or no recipe.
-        DamagedFile: Its weights are damaged.
+        InvalidInputError: It has no result on a test split, or no recipe.
+        DamagedFileError: Its weights are damaged.
     """
     for name in _FILES:
         if not (run / name).is_file():
-            raise MissingFile(f'{run} is no folder of a run that has ended: it has no {name}.')
+            raise MissingFileError(f'{run} is no folder of a run that has ended: it has no {name}.')
     if not (run / RECIPE).is_file():
-        raise InvalidInput(f'{run} has no {RECIPE}: it followed no recipe. Train with --config.')
+        raise InvalidInputError(f'{run} has no {RECIPE}: it followed no recipe. Train with --config.')
     options = yaml.safe_load((run / 'args.yaml').read_text())
     result, starts = result_on_test(run), read_csv(run / 'environment.csv')
     args = argparse.Namespace(**{

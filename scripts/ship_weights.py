@@ -20,7 +20,7 @@ import yaml
 from dit_timm.cli import validate
 from dit_timm.cli.printing import set_up_printing
 from dit_timm.data.splits import class_names, data_config, open_split
-from dit_timm.errors import InvalidInput, UserError, message_of
+from dit_timm.errors import InvalidInputError, UserError, message_of
 from dit_timm.files import write_file
 from dit_timm.pretrained.golden import make_golden
 from dit_timm.pretrained.weight_files import load_weights, read_weights, weights_bytes
@@ -48,7 +48,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         runs = {run: yaml.safe_load((run / 'args.yaml').read_text()) for run in args.runs}
         names = [options['model'] for options in runs.values()]
         if len({*names}) < len(names):
-            raise InvalidInput(f'Name one run of a model; got {", ".join(names)}.')
+            raise InvalidInputError(f'Name one run of a model; got {", ".join(names)}.')
         for run, options in runs.items():
             options['data_dir'] = args.data_dir or options['data_dir']
             print(ship(run, options, args.tag, args.licence))
@@ -71,10 +71,10 @@ def ship(run: Path, options: Mapping[str, Any], tag: str, licence: str) -> str:
         What was done, in a line.
 
     Raises:
-        InvalidInput: They are of another network than the name stands for, or were not tested.
+        InvalidInputError: They are of another network than the name stands for, or were not tested.
     """
     if options['model_kwargs']:
-        raise InvalidInput(f'{run} is not {options["model"]} as it is, but with {options["model_kwargs"]}.')
+        raise InvalidInputError(f'{run} is not {options["model"]} as it is, but with {options["model_kwargs"]}.')
     test_split = result_on_test(run)['split']
     # Golden outputs are computed in float64, on the CPU.
     args = argparse.Namespace(**{

@@ -6,7 +6,7 @@ from typing import Iterator, List
 import torch
 from torch import nn
 
-from ..errors import InvalidInput
+from ..errors import InvalidInputError
 from ..layers.quadratic import ChannelQuadratic2d
 
 
@@ -33,10 +33,10 @@ def remove_quadratic(model: nn.Module) -> None:
     """Set the weights of all quadratic terms to zero.
 
     Raises:
-        InvalidInput: The network has none.
+        InvalidInputError: The network has none.
     """
     terms = quadratic_terms(model)
     if not terms:
-        raise InvalidInput(f'{type(model).__name__} has no quadratic term to remove.')
+        raise InvalidInputError(f'{type(model).__name__} has no quadratic term to remove.')
     for module in terms:
         nn.init.zeros_(module.weight)

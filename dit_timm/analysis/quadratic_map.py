@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..errors import InvalidInput
+from ..errors import InvalidInputError
 from .ablation import quadratic_terms, without_quadratic
 
 
@@ -35,11 +35,11 @@ def explain(model: nn.Module, image: torch.Tensor) -> Explained:
         image: Normalised, shape (3, H, W).
 
     Raises:
-        InvalidInput: The network has no quadratic term.
+        InvalidInputError: The network has no quadratic term.
     """
     terms = quadratic_terms(model)
     if not terms:
-        raise InvalidInput(f'{type(model).__name__} has no quadratic term to look at.')
+        raise InvalidInputError(f'{type(model).__name__} has no quadratic term to look at.')
     outputs: List[torch.Tensor] = []
 
     def keep(module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:

@@ -1,9 +1,9 @@
 """Measure the speed and the memory of the quadratic term.
 
-Three parts, each of which times its contestants in turns:
+Three parts, each of which times its implementations in turns:
 
 op       the quadratic form alone, against the materialised form (the authors' formula in plain torch) and against the
-         floor (the same FLOPs as plain matrix products on operands in the cache, or large ones on a GPU)
+         roofline (the same FLOPs as plain matrix products on operands in the cache, or large ones on a GPU)
 model    training steps and inference of Dit networks, against their base networks and against the same networks with
          the materialised form
 scaling  the quadratic form against the materialised form, as pixels and channels grow
@@ -25,7 +25,7 @@ import torch
 from rich.console import Console
 
 from dit_timm.benchmark import model, op, scaling
-from dit_timm.benchmark.checks import CheckFailed, set_tf32
+from dit_timm.benchmark.checks import CheckFailedError, set_tf32
 from dit_timm.benchmark.options import parse_args
 from dit_timm.benchmark.results import Row, write_rows
 from dit_timm.benchmark.tables import table
@@ -54,7 +54,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         for part, subject in plan:
             with console.status(f'checking {subject}'):
                 _PARTS[part].check(subject, args)
-    except CheckFailed as error:
+    except CheckFailedError as error:
         print(f'error: {error} Nothing was timed.', file=sys.stderr)
         return 1
     console.print(f'checks passed: {len(plan)}')

@@ -36,7 +36,7 @@ def peak(row: Optional[Row]) -> str:
     return '< 1' if row['peak_mib'] is not None and row['peak_mib'] < 1 else significant(row['peak_mib'])
 
 
-def contestant(row: Row) -> str:
-    """The contestant of a row, and the backend if that is not its name."""
-    name, backend = row['contestant'], row['backend']
+def implementation(row: Row) -> str:
+    """The implementation of a row, and the backend if that is not its name."""
+    name, backend = row['implementation'], row['backend']
     return f'{name} ({backend})' if backend not in ('', name) else name

@@ -1,4 +1,4 @@
-"""What stands in front of every timing: the contestants compute the same."""
+"""What stands in front of every timing: the implementations compute the same."""
 
 from contextlib import contextmanager
 from typing import Iterator
@@ -21,8 +21,8 @@ def dtype_of(precision: str) -> torch.dtype:
     return getattr(torch, precision.split()[0])
 
 
-class CheckFailed(Exception):
-    """A contestant does not compute what it should, so that its time would mean nothing."""
+class CheckFailedError(Exception):
+    """A implementation does not compute what it should, so that its time would mean nothing."""
 
 
 def expect_close(what: str, actual: torch.Tensor, truth: torch.Tensor, tolerance: float) -> None:
@@ -35,15 +35,15 @@ def expect_close(what: str, actual: torch.Tensor, truth: torch.Tensor, tolerance
         tolerance: Largest error allowed, as a share of the largest absolute value of `truth`.
 
     Raises:
-        CheckFailed: The shapes differ, the error is larger, or a value is not finite.
+        CheckFailedError: The shapes differ, the error is larger, or a value is not finite.
     """
     if actual.shape != truth.shape:
-        raise CheckFailed(f'{what} has shape {tuple(actual.shape)}; expected {tuple(truth.shape)}.')
+        raise CheckFailedError(f'{what} has shape {tuple(actual.shape)}; expected {tuple(truth.shape)}.')
     scale = truth.abs().max().item()
     error = (actual.to(truth.dtype) - truth).abs().max().item() / scale
     # Not `error > tolerance`: an error that is not a number must fail.
     if not error <= tolerance:
-        raise CheckFailed(f'{what} is off by {error:.1e} of its largest value; tolerance {tolerance:.0e}.')
+        raise CheckFailedError(f'{what} is off by {error:.1e} of its largest value; tolerance {tolerance:.0e}.')
 
 
 def set_tf32(enabled: bool) -> None:

@@ -1,4 +1,4 @@
-"""Contestants side by side: their peak memory, then their times in turns."""
+"""Implementations side by side: their peak memory, then their times in turns."""
 
 from typing import Dict, Mapping, NamedTuple, Optional, Sequence
 
@@ -9,7 +9,7 @@ from .timing import Timing, alternate
 
 
 class Result(NamedTuple):
-    """One contestant in one phase.
+    """One implementation in one phase.
 
     Attributes:
         timing: Its times; None if it ran out of memory.
@@ -26,19 +26,19 @@ def compare(
         with_memory: Sequence[str] = (),
         busy: int = 0,
 ) -> Dict[str, Dict[str, Result]]:
-    """Measure the contestants.
+    """Measure the implementations.
 
-    Memory comes first: a contestant that runs out of it does so where it takes nobody along, and is not timed.
+    Memory comes first: a implementation that runs out of it does so where it takes nobody along, and is not timed.
 
     Args:
-        runs: The contestants, all on one device.
+        runs: The implementations, all on one device.
         phases: The phases to time.
         rounds: Rounds of the timing.
-        with_memory: The contestants whose memory is measured.
+        with_memory: The implementations whose memory is measured.
         busy: Processes that keep the CPU busy beside the timing.
 
     Returns:
-        Results by phase and contestant.
+        Results by phase and implementation.
     """
     memory = {name: peaks(runs[name]) for name in with_memory}
     results = {}

@@ -8,7 +8,7 @@ import torch
 
 from ..ops import available_backends, dispatch, quadratic_form
 
-OURS, MATERIALISED, FLOOR, BASE = 'ours', 'materialised', 'floor', 'base network'
+OURS, MATERIALISED, ROOFLINE, BASE = 'ours', 'materialised', 'roofline', 'base network'
 
 
 def materialised(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -26,18 +26,18 @@ def materialised(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return (x.unsqueeze(2) * x.unsqueeze(1)).flatten(1) @ weight.flatten(1).t()
 
 
-def form(contestant: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """The function of a contestant: 'ours' (the automatic backend), 'materialised', or a backend by name."""
-    if contestant == MATERIALISED:
+def form(implementation: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """The function of a implementation: 'ours' (the automatic backend), 'materialised', or a backend by name."""
+    if implementation == MATERIALISED:
         return materialised
-    return partial(quadratic_form, backend=None if contestant == OURS else contestant)
+    return partial(quadratic_form, backend=None if implementation == OURS else implementation)
 
 
-def backend_of(contestant: str, device: str, dtype: torch.dtype) -> str:
-    """The backend behind a contestant; empty where there is none."""
-    if contestant == OURS:
+def backend_of(implementation: str, device: str, dtype: torch.dtype) -> str:
+    """The backend behind a implementation; empty where there is none."""
+    if implementation == OURS:
         return available_backends(device, dtype)[0]
-    return '' if contestant in (MATERIALISED, FLOOR, BASE) else contestant
+    return '' if implementation in (MATERIALISED, ROOFLINE, BASE) else implementation
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Peak memory of a call, beyond its inputs and everything else that existed before; outputs and gradients count.
 
-On a CPU: by how much the resident memory of a process grows at its highest. Every contestant has a process of its
+On a CPU: by how much the resident memory of a process grows at its highest. Every implementation has a process of its
 own, started afresh, so that neither the memory another has touched nor what an allocator has kept is in the numbers,
 and what a compiled kernel allocates by itself is. The kernel's high-water mark (VmHWM) is set back before each call;
 `getrusage` has no such mark, and a process inherits its `ru_maxrss` from the one that started it. Resident memory
@@ -31,16 +31,16 @@ _CLEAR_REFS = Path('/proc/self/clear_refs')
 
 
 def peaks(run: Run) -> Dict[str, Optional[int]]:
-    """Measure every phase of a contestant.
+    """Measure every phase of a implementation.
 
     Args:
-        run: The contestant.
+        run: The implementation.
 
     Returns:
         Bytes by phase: None where this platform has no measure; a phase that ran out of memory is missing.
 
     Raises:
-        RuntimeError: The contestant failed in another way.
+        RuntimeError: The implementation failed in another way.
     """
     device_type = torch.device(run.device).type
     if device_type == 'cpu' and _CLEAR_REFS.exists():
@@ -79,7 +79,7 @@ def _peaks_on_gpu(run: Run) -> Dict[str, Optional[int]]:
 
 
 def _peaks_in_child(run: Run) -> Dict[str, Optional[int]]:
-    # Not multiprocessing: it would import the main script, and with it much that this contestant does not use.
+    # Not multiprocessing: it would import the main script, and with it much that this implementation does not use.
     process = subprocess.run(
         [sys.executable, '-c', _CHILD],
         input=pickle.dumps((torch.get_num_threads(), run)),
@@ -96,7 +96,7 @@ def _peaks_in_child(run: Run) -> Dict[str, Optional[int]]:
 
 
 def child() -> None:
-    """Measure the contestant that comes as a pickle on stdin; writes a JSON object for each phase to stdout."""
+    """Measure the implementation that comes as a pickle on stdin; writes a JSON object for each phase to stdout."""
     # Whatever else is printed, say by a compiler, must not come in between.
     results = os.fdopen(os.dup(sys.stdout.fileno()), 'w')
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

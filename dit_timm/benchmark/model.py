@@ -36,8 +36,8 @@ _CHECKED_IMAGES = 2
 
 @dataclass(frozen=True)
 class ModelRun:
-    """A network with random images; see `Run`. The contestant is 'ours', 'materialised' or 'base network'."""
-    contestant: str
+    """A network with random images; see `Run`. The implementation is 'ours', 'materialised' or 'base network'."""
+    implementation: str
     model: str
     batch_size: int
     img_size: int
@@ -55,7 +55,7 @@ class ModelRun:
     def network(self) -> nn.Module:
         """Create the network. 'ours' and 'materialised' have the same weights, those of the quadratic term not zero."""
         name, kwargs = self.model, {}
-        if self.contestant == BASE:
+        if self.implementation == BASE:
             name, kwargs = base_network(self.model)
         if get_pretrained_cfg_value(name, 'fixed_input_size'):
             kwargs['img_size'] = self.img_size
@@ -69,7 +69,7 @@ class ModelRun:
         for module in network.modules():
             if isinstance(module, ChannelQuadratic2d):
                 nn.init.normal_(module.weight, std=1 / module.in_chs)
-                if self.contestant == MATERIALISED:
+                if self.implementation == MATERIALISED:
                     module.backend = MATERIALISED
         return network.to(self.device, memory_format=self.memory_format)
 
@@ -80,11 +80,11 @@ class ModelRun:
         return images.to(self.device, memory_format=self.memory_format)
 
     def forward(self, network: nn.Module, images: torch.Tensor) -> torch.Tensor:
-        """Logits, in the precision and with the form of this contestant."""
+        """Logits, in the precision and with the form of this implementation."""
         precision = nullcontext()
         if self.amp is not None:
             precision = torch.autocast(torch.device(self.device).type, dtype=getattr(torch, self.amp))
-        with precision, materialised_backend() if self.contestant == MATERIALISED else nullcontext():
+        with precision, materialised_backend() if self.implementation == MATERIALISED else nullcontext():
             return network(images)
 
     def build(self, phase: str) -> Work:
@@ -129,10 +129,10 @@ def _runs(model: str, args: argparse.Namespace) -> Dict[str, ModelRun]:
     on_cpu = torch.device(args.device).type == 'cpu'
     batch_size = args.batch_size or (_CPU_BATCH_SIZE if on_cpu and img_size > _SMALL_IMAGE else _BATCH_SIZE)
     return {
-        contestant: ModelRun(
-            contestant, model, batch_size, img_size, args.device, args.amp, args.channels_last, args.torchcompile,
+        implementation: ModelRun(
+            implementation, model, batch_size, img_size, args.device, args.amp, args.channels_last, args.torchcompile,
         )
-        for contestant in (OURS, BASE, MATERIALISED)
+        for implementation in (OURS, BASE, MATERIALISED)
     }
 
 
@@ -143,7 +143,7 @@ def check(model: str, args: argparse.Namespace) -> None:
     checked with their gradients, in the precision and at the shapes that are timed; see `check_backends`.
 
     Raises:
-        CheckFailed: Something differs by more than its tolerance.
+        CheckFailedError: Something differs by more than its tolerance.
     """
     runs = _runs(model, args)
     ours, reference = (
@@ -175,7 +175,7 @@ def _outputs(run: ModelRun) -> Tuple[torch.Tensor, List[Tuple[Shape, torch.Tenso
 
 
 def measure(model: str, args: argparse.Namespace) -> List[Row]:
-    """Time the network and those that it is compared with; returns a row for each contestant and phase."""
+    """Time the network and those that it is compared with; returns a row for each implementation and phase."""
     runs = _runs(model, args)
     results = compare(runs, ModelRun.phases, args.rounds, tuple(runs) if args.memory else ())
     settings = [name for name in ('channels_last', 'torchcompile') if getattr(args, name)]

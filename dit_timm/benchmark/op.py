@@ -8,9 +8,9 @@ import torch
 
 from .checks import TOLERANCES, dtype_of, expect_close
 from .compare import compare
-from .floor import Floor
-from .forms import FLOOR, MATERIALISED, OURS, form, materialised
+from .forms import MATERIALISED, OURS, ROOFLINE, form, materialised
 from .results import Row, to_rows
+from .roofline import Roofline
 from .runs import Work
 from .shape import FORWARD, FORWARD_BACKWARD, Shape
 
@@ -33,7 +33,7 @@ _TRUTH_PRODUCTS = 1 << 24
 @dataclass(frozen=True)
 class OpRun:
     """One way to compute the quadratic form, at one shape; see `Run`."""
-    contestant: str
+    implementation: str
     shape: Shape
     device: str
     dtype: torch.dtype
@@ -41,7 +41,7 @@ class OpRun:
 
     def build(self, phase: str) -> Work:
         """See `Run`."""
-        compute = form(self.contestant)
+        compute = form(self.implementation)
         x, weight, grad = inputs(self.shape, self.device, self.dtype)
         first = x[:1].detach().requires_grad_()
         if phase == FORWARD:
@@ -53,7 +53,7 @@ class OpRun:
 
 
 def inputs(shape: Shape, device: str, dtype: torch.dtype) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The x, weight and output gradient of every contestant at a shape; outputs are of order one."""
+    """The x, weight and output gradient of every implementation at a shape; outputs are of order one."""
     generator = torch.Generator(device).manual_seed(0)
     kwargs = dict(generator=generator, device=device, dtype=dtype)
     x = torch.randn(shape.pixels, shape.in_chs, **kwargs).requires_grad_()
@@ -85,7 +85,7 @@ def check(shape: Shape, args: argparse.Namespace) -> None:
     check_backends(shape, (OURS, *args.backends), args.device, args.precision)
 
 
-def check_backends(shape: Shape, contestants: Sequence[str], device: str, precision: str) -> None:
+def check_backends(shape: Shape, implementations: Sequence[str], device: str, precision: str) -> None:
     """Hold backends to the materialised form in float64: outputs, gradient of x, gradient of the weights.
 
     A backend computes the whole shape, as it will when it is timed. Its output gradient is zero but at a sample of
@@ -93,27 +93,28 @@ def check_backends(shape: Shape, contestants: Sequence[str], device: str, precis
 
     Args:
         shape: The shape.
-        contestants: The backends.
+        implementations: The backends.
         device: Where they run.
         precision: A key of `TOLERANCES`.
 
     Raises:
-        CheckFailed: A result is off by more than the tolerance.
+        CheckFailedError: A result is off by more than the tolerance.
     """
     x, weight, grad = inputs(shape, device, dtype_of(precision))
     rows = _sample(shape.pixels).to(device)
     grad = torch.zeros_like(grad).index_copy_(0, rows, grad[rows])
     output, grad_x, grad_weight = _truth(x[rows], weight, grad[rows])
     grad_x = torch.zeros_like(x, dtype=torch.float64).index_copy_(0, rows, grad_x)
-    for contestant in contestants:
-        actual = _forward_backward(form(contestant), x, weight, grad)
+    for implementation in implementations:
+        actual = _forward_backward(form(implementation), x, weight, grad)
         expected = {
             'the output': (actual[0][rows], output),
             'the gradient of x': (actual[1], grad_x),
             'the gradient of the weights': (actual[2], grad_weight),
         }
         for name, (found, truth) in expected.items():
-            expect_close(f'{contestant} at {shape}, {precision}: {name}', found.detach(), truth, TOLERANCES[precision])
+            name = f'{implementation} at {shape}, {precision}: {name}'
+            expect_close(name, found.detach(), truth, TOLERANCES[precision])
 
 
 def _sample(pixels: int) -> torch.Tensor:
@@ -138,37 +139,37 @@ def _truth(x: torch.Tensor, weight: torch.Tensor, grad: torch.Tensor) -> Tuple[t
 
 
 def measure(shape: Shape, args: argparse.Namespace) -> List[Row]:
-    """Time the contestants at a shape; returns a row for each contestant and phase."""
+    """Time the implementations at a shape; returns a row for each implementation and phase."""
     facts = {'part': 'op', 'subject': str(shape)}
-    return measure_shape(shape, (OURS, *args.backends, MATERIALISED), OpRun.phases, args, facts, floor=True)
+    return measure_shape(shape, (OURS, *args.backends, MATERIALISED), OpRun.phases, args, facts, roofline=True)
 
 
 def measure_shape(
         shape: Shape,
-        contestants: Sequence[str],
+        implementations: Sequence[str],
         phases: Sequence[str],
         args: argparse.Namespace,
         facts: Dict[str, Any],
-        floor: bool = False,
+        roofline: bool = False,
 ) -> List[Row]:
-    """Time contestants at a shape.
+    """Time implementations at a shape.
 
     Args:
         shape: The shape.
-        contestants: Names that `form` knows.
+        implementations: Names that `form` knows.
         phases: Phases to time.
         args: Options.
         facts: Columns of every row.
-        floor: Whether the floor takes part.
+        roofline: Whether the roofline takes part.
 
     Returns:
-        A row for each contestant and phase.
+        A row for each implementation and phase.
     """
     dtype = dtype_of(args.precision)
-    runs = {name: OpRun(name, shape, args.device, dtype) for name in contestants}
+    runs = {name: OpRun(name, shape, args.device, dtype) for name in implementations}
     with_memory = tuple(runs) if args.memory else ()
-    if floor:
-        runs[FLOOR] = Floor(shape, args.device, dtype)
+    if roofline:
+        runs[ROOFLINE] = Roofline(shape, args.device, dtype)
     facts = {**facts, **shape._asdict(), 'dtype': args.precision, 'busy': args.busy}
     results = compare(runs, phases, args.rounds, with_memory, args.busy)
     return [

@@ -16,7 +16,7 @@ from .scaling import SERIES
 from .shape import Shape
 
 PARTS = ('op', 'model', 'scaling')
-LEAST_ROUNDS = 10
+MIN_ROUNDS = 10
 
 
 def parse_args(description: str, argv: Optional[List[str]] = None) -> argparse.Namespace:
@@ -33,12 +33,12 @@ def parse_args(description: str, argv: Optional[List[str]] = None) -> argparse.N
              'pixels or channels (scaling)',
     )
     parser.add_argument(
-        '--rounds', type=_rounds, default=15, metavar='N', help=f'rounds of the timing, at least {LEAST_ROUNDS}',
+        '--rounds', type=_rounds, default=15, metavar='N', help=f'rounds of the timing, at least {MIN_ROUNDS}',
     )
     parser.add_argument(
         '--memory', action=argparse.BooleanOptionalAction, default=True,
-        help='measure memory too; on a CPU that takes a process of its own for each contestant, and only then does '
-             'a contestant that runs out of memory leave the others alone',
+        help='measure memory too; on a CPU that takes a process of its own for each implementation, and only then does '
+             'a implementation that runs out of memory leave the others alone',
     )
     parser.add_argument('--csv', type=Path, metavar='FILE', help='write a row for each measurement')
     parser.add_argument('--plot', type=Path, metavar='FILE', help='draw the part scaling, as a PNG')
@@ -98,9 +98,9 @@ def _precision(dtype: str, tf32: bool) -> str:
 
 def _rounds(text: str) -> int:
     rounds = int(text)
-    if rounds < LEAST_ROUNDS:
+    if rounds < MIN_ROUNDS:
         raise argparse.ArgumentTypeError(
-            f'must be at least {LEAST_ROUNDS}, for a median of fewer says little; got {text}. '
+            f'must be at least {MIN_ROUNDS}, for a median of fewer says little; got {text}. '
             f'For a quick try choose small sizes with --only and --no-memory.'
         )
     return rounds

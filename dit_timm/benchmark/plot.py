@@ -6,7 +6,7 @@ from typing import List
 from matplotlib.axes import Axes
 
 from ..training.pyplot import plt
-from .cells import contestant
+from .cells import implementation
 from .forms import MATERIALISED, OURS
 from .results import OUT_OF_MEMORY, Row
 from .scaling import SERIES
@@ -35,7 +35,7 @@ def plot_scaling(rows: List[Row], target: Path) -> None:
         for line, (value, label) in enumerate(y_labels.items()):
             axis = axes[line][column]
             for form in (OURS, MATERIALISED):
-                _draw(axis, [row for row in points if row['contestant'] == form], _SIZES[name], value)
+                _draw(axis, [row for row in points if row['implementation'] == form], _SIZES[name], value)
             axis.set_xscale('log')
             axis.set_yscale('log')
             sizes = sorted({row[_SIZES[name]] for row in points})
@@ -54,7 +54,7 @@ def plot_scaling(rows: List[Row], target: Path) -> None:
 
 def _draw(axis: Axes, rows: List[Row], size: str, value: str) -> None:
     measured = [row for row in rows if row[value]]
-    name = contestant(rows[0])
+    name = implementation(rows[0])
     (line,) = axis.plot([row[size] for row in measured], [row[value] for row in measured], marker='.', label=name)
     failed = [row[size] for row in rows if row['status'] == OUT_OF_MEMORY]
     if failed:

@@ -7,7 +7,7 @@ from typing import Any, Dict, List, Mapping, Optional
 import torch
 
 from .compare import Result
-from .forms import BASE, FLOOR, MATERIALISED, backend_of
+from .forms import BASE, MATERIALISED, ROOFLINE, backend_of
 from .memory import MIB
 
 Row = Dict[str, Any]
@@ -16,51 +16,51 @@ OUT_OF_MEMORY = 'out of memory'
 
 _TEXT = (
     'date', 'device', 'device_type', 'cores', 'threads', 'python', 'torch', 'timm', 'triton', 'command',
-    'part', 'subject', 'dtype', 'settings', 'phase', 'contestant', 'backend', 'status',
+    'part', 'subject', 'dtype', 'settings', 'phase', 'implementation', 'backend', 'status',
 )
 _NUMBERS = (
     'busy', 'pixels', 'in_chs', 'out_chs', 'batch_size', 'img_size', 'rounds', 'median_s', 'spread', 'images_per_s',
-    'times_as_fast', 'floor_ratio', 'base_ratio', 'base_ratio_spread', 'peak_mib', 'memory_share', 'memory_base_ratio',
+    'speedup', 'roofline_ratio', 'base_ratio', 'base_ratio_spread', 'peak_mib', 'memory_share', 'memory_base_ratio',
 )
 # Of less memory the measure knows too little for a ratio.
-_LEAST_MIB = 1.
+_MIN_MIB = 1.
 
 
 def to_rows(
         results: Mapping[str, Result], device: str, dtype: torch.dtype, facts: Mapping[str, Any],
 ) -> List[Row]:
-    """Rows of the contestants of one phase.
+    """Rows of the implementations of one phase.
 
-    `times_as_fast` and `memory_share` refer to the materialised form, `floor_ratio` to the floor, `base_ratio` and
+    `speedup` and `memory_share` refer to the materialised form, `roofline_ratio` to the roofline, `base_ratio` and
     `memory_base_ratio` to the base network; None where there is none, or no number of it.
 
     Args:
-        results: Results by contestant.
+        results: Results by implementation.
         device: Where they ran.
         dtype: What the quadratic form computed on; under autocast, that of autocast.
         facts: Columns that the rows share.
 
     Returns:
-        A row for each contestant.
+        A row for each implementation.
     """
     medians = {name: result.timing.median for name, result in results.items() if result.timing is not None}
     peaks = {name: result.peak_bytes / MIB for name, result in results.items() if result.peak_bytes is not None}
-    comparable_peaks = {name: peak for name, peak in peaks.items() if peak >= _LEAST_MIB}
+    comparable_peaks = {name: peak for name, peak in peaks.items() if peak >= _MIN_MIB}
     rows = []
     for name, result in results.items():
         median, peak = medians.get(name), peaks.get(name)
         batch_size = facts.get('batch_size')
         rows.append({
             **facts,
-            'contestant': name,
+            'implementation': name,
             'backend': backend_of(name, device, dtype),
             'status': OUT_OF_MEMORY if result.timing is None else 'ok',
             'rounds': result.timing.rounds if result.timing else None,
             'median_s': median,
             'spread': result.timing.spread if result.timing else None,
             'images_per_s': _ratio(batch_size, median),
-            'times_as_fast': _ratio(medians.get(MATERIALISED), median),
-            'floor_ratio': _ratio(median, medians.get(FLOOR)),
+            'speedup': _ratio(medians.get(MATERIALISED), median),
+            'roofline_ratio': _ratio(median, medians.get(ROOFLINE)),
             'base_ratio': _ratio(median, medians.get(BASE)),
             'peak_mib': peak,
             'memory_share': _ratio(peak, comparable_peaks.get(MATERIALISED)),

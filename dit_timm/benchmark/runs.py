@@ -1,10 +1,10 @@
-"""What a contestant is: something that runs one or more phases and can be built anew, also in another process."""
+"""What a implementation is: something that runs one or more phases and can be built anew, also in another process."""
 
 from typing import Any, Callable, NamedTuple, Protocol, Tuple
 
 
 class Work(NamedTuple):
-    """One phase of a contestant, its inputs allocated and touched.
+    """One phase of a implementation, its inputs allocated and touched.
 
     Attributes:
         function: The work itself; what it returns is dropped.
@@ -17,7 +17,7 @@ class Work(NamedTuple):
 
 
 class Run(Protocol):
-    """A contestant at one size. It can be pickled; `build` makes what cannot.
+    """A implementation at one size. It can be pickled; `build` makes what cannot.
 
     Attributes:
         device: Where it runs.

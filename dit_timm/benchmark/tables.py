@@ -6,7 +6,7 @@ from typing import Callable, Dict, List, Tuple
 from rich import box
 from rich.table import Table
 
-from .cells import contestant, milliseconds, peak, percent, significant
+from .cells import implementation, milliseconds, peak, percent, significant
 from .results import Row
 
 _Columns = List[Tuple[str, Callable[[Row], str]]]
@@ -14,14 +14,14 @@ _Columns = List[Tuple[str, Callable[[Row], str]]]
 _TIME: _Columns = [
     ('time\n(ms)', milliseconds),
     ('spread', lambda row: percent(row['spread'])),
-    ('times as fast as\nmaterialised', lambda row: significant(row['times_as_fast'])),
+    ('speedup over\nmaterialised', lambda row: significant(row['speedup'])),
 ]
 _MEMORY: _Columns = [
     ('memory\n(MiB)', peak),
     ('of materi-\nalised', lambda row: percent(row['memory_share'])),
 ]
 _COLUMNS: Dict[str, _Columns] = {
-    'op': [*_TIME, ('time /\nfloor', lambda row: significant(row['floor_ratio'])), *_MEMORY],
+    'op': [*_TIME, ('time /\nfloor', lambda row: significant(row['roofline_ratio'])), *_MEMORY],
     'model': [
         *_TIME,
         ('images\n/ s', lambda row: significant(row['images_per_s'])),
@@ -34,7 +34,7 @@ _COLUMNS: Dict[str, _Columns] = {
 
 
 def table(part: str, title: str, rows: List[Row]) -> Table:
-    """A table of the rows of a part; each group of contestants has a line that says what they did."""
+    """A table of the rows of a part; each group of implementations has a line that says what they did."""
     columns = _COLUMNS[part]
     view = Table(title=title, box=box.SIMPLE)
     view.add_column('', no_wrap=True)
@@ -44,7 +44,8 @@ def table(part: str, title: str, rows: List[Row]) -> Table:
         view.add_row(f'[bold]{heading}[/bold]')
         members = list(group)
         for row in members:
-            view.add_row(f'  {contestant(row)}', *(cell(row) for _, cell in columns), end_section=row is members[-1])
+            cells = (cell(row) for _, cell in columns)
+            view.add_row(f'  {implementation(row)}', *cells, end_section=row is members[-1])
     return view
 
 

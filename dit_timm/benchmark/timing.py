@@ -1,4 +1,4 @@
-"""Times of several contestants, taken in turns."""
+"""Times of several implementations, taken in turns."""
 
 import gc
 import math
@@ -14,7 +14,7 @@ from .runs import Work
 
 # A short call is repeated until the clock and the synchronisation around it do not matter.
 _SHORTEST_SECONDS = 0.02
-_MOST_REPEATS = 1000
+_MAX_REPEATS = 1000
 
 
 class Timing(NamedTuple):
@@ -31,22 +31,22 @@ class Timing(NamedTuple):
 
 
 def alternate(works: Mapping[str, Work], rounds: int, device: str) -> Dict[str, Timing]:
-    """Time the contestants A B C A B C ..., so that whatever slows the machine for a while slows them all.
+    """Time the implementations A B C A B C ..., so that whatever slows the machine for a while slows them all.
 
     Args:
-        works: The contestants.
+        works: The implementations.
         rounds: Times that each has its turn.
         device: Where they run.
 
     Returns:
-        The times by contestant; those that ran out of memory when they warmed up are missing.
+        The times by implementation; those that ran out of memory when they warmed up are missing.
     """
     repeats = {}
     with _light_collections():
         for name, work in works.items():
             with suppress_out_of_memory():
                 work.function()
-                repeats[name] = min(math.ceil(_SHORTEST_SECONDS / seconds_of(work, 1, device)), _MOST_REPEATS)
+                repeats[name] = min(math.ceil(_SHORTEST_SECONDS / seconds_of(work, 1, device)), _MAX_REPEATS)
         seconds: Dict[str, List[float]] = {name: [] for name in repeats}
         for _ in range(rounds):
             for name, count in repeats.items():
@@ -66,7 +66,7 @@ def _light_collections() -> Iterator[None]:
 
 
 def seconds_of(work: Work, repeats: int, device: str) -> float:
-    """Time some calls of a contestant, as if `scale` were one; returns the seconds of each."""
+    """Time some calls of a implementation, as if `scale` were one; returns the seconds of each."""
     # What the one before left behind must not be cleared away, or waited for, on the clock of this one.
     gc.collect()
     _synchronize(device)

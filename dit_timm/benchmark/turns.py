@@ -12,8 +12,8 @@ from typing import Callable, List, Optional, Type
 _POLL_S = 0.005
 
 
-class CommandFailed(Exception):
-    """A contestant did not end well."""
+class CommandFailedError(Exception):
+    """A implementation did not end well."""
 
 
 class InTurns:
@@ -53,14 +53,14 @@ class InTurns:
             The seconds that it ran.
 
         Raises:
-            CommandFailed: It ended before that.
+            CommandFailedError: It ended before that.
         """
         before = self._epochs()
         start = time.perf_counter()
         self._signal(signal.SIGCONT)
         while self._epochs() == before:
             if self._process.poll() is not None and self._epochs() == before:
-                raise CommandFailed(
+                raise CommandFailedError(
                     f'{shlex.join(self._words)} ended with {self._process.returncode}:\n'
                     f'{self._stderr.read_text(errors="replace")[-2000:]}'
                 )

@@ -23,11 +23,11 @@ from timm.utils import setup_default_logging
 from torch import nn
 
 from ..analysis.ablation import without_quadratic
-from ..data.dataset import UnreadableImage
+from ..data.dataset import UnreadableImageError
 from ..data.folders import find_files
 from ..data.images import to_mode
 from ..data.splits import data_config
-from ..errors import MissingFile, UserError, message_of
+from ..errors import MissingFileError, UserError, message_of
 from ..training.config import Parser, positive_int
 from ..training.engine import autocast
 from ..training.options import add_input_options, add_model_options
@@ -35,7 +35,7 @@ from ..training.trained import add_checkpoint_option, load_trained, parse_with_r
 from .printing import set_up_printing
 
 _TIMEOUT_SECONDS = 20
-_MOST_BYTES = 64 << 20
+_MAX_BYTES = 64 << 20
 
 
 class Prediction(NamedTuple):
@@ -76,7 +76,7 @@ def find_images(names: List[str]) -> List[str]:
     """Names of images: files and URLs as they come, folders as the images in them.
 
     Raises:
-        MissingFile: A name is none of these, or a folder without an image.
+        MissingFileError: A name is none of these, or a folder without an image.
     """
     found = []
     for name in names:
@@ -84,12 +84,12 @@ def find_images(names: List[str]) -> List[str]:
         if path.is_dir():
             files = find_files(path).images
             if not files:
-                raise MissingFile(f'{name} holds no image.')
+                raise MissingFileError(f'{name} holds no image.')
             found += sorted(str(Path(file)) for file, _ in files)
         elif path.is_file() or _is_url(name):
             found.append(name)
         else:
-            raise MissingFile(f'{name} is no file, no folder and no URL.')
+            raise MissingFileError(f'{name} is no file, no folder and no URL.')
     return found
 
 
@@ -97,14 +97,14 @@ def read_image(name: str, mode: str = 'RGB') -> Image.Image:
     """Read a file or URL, in a mode of Pillow.
 
     Raises:
-        UnreadableImage: It cannot be had, or is no image; the message names it.
+        UnreadableImageError: It cannot be had, or is no image; the message names it.
     """
     source = io.BytesIO(_download(name)) if _is_url(name) else name
     try:
         with Image.open(source) as image:
             return to_mode(image, mode)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UnreadableImage(f'{name} cannot be read as an image: {error}') from error
+        raise UnreadableImageError(f'{name} cannot be read as an image: {error}') from error
 
 
 def _is_url(name: str) -> bool:
@@ -114,11 +114,11 @@ def _is_url(name: str) -> bool:
 def _download(url: str) -> bytes:
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_SECONDS) as response:
-            content = response.read(_MOST_BYTES + 1)
+            content = response.read(_MAX_BYTES + 1)
     except (urllib.error.URLError, TimeoutError, ValueError) as error:
-        raise UnreadableImage(f'{url} cannot be had: {error}') from error
-    if len(content) > _MOST_BYTES:
-        raise UnreadableImage(f'{url} is larger than {_MOST_BYTES >> 20} MiB.')
+        raise UnreadableImageError(f'{url} cannot be had: {error}') from error
+    if len(content) > _MAX_BYTES:
+        raise UnreadableImageError(f'{url} is larger than {_MAX_BYTES >> 20} MiB.')
     return content
 
 
@@ -154,7 +154,7 @@ def _predict(args: argparse.Namespace) -> int:
     for name in find_images(args.images):
         try:
             image = read_image(name, config['input_img_mode'])
-        except UnreadableImage as error:
+        except UnreadableImageError as error:
             unread += 1
             print(f'error: {error}', file=sys.stderr)
             continue

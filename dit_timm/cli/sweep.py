@@ -24,7 +24,7 @@ from timm.utils import setup_default_logging
 
 from ..analysis.costs import count_costs
 from ..data.resident import ResidentSplits
-from ..errors import InvalidInput, MissingFile, message_of
+from ..errors import InvalidInputError, MissingFileError, message_of
 from ..results.differences import differences
 from ..results.rows import paired, summary
 from ..training.checkpoint import list_checkpoints
@@ -75,7 +75,7 @@ class Runs:
         sweep: The sweep.
 
     Raises:
-        InvalidInput: A folder holds a run with another recipe.
+        InvalidInputError: A folder holds a run with another recipe.
         SystemExit: An option is unknown, or a folder holds a run with other options.
     """
 
@@ -107,7 +107,7 @@ class Runs:
         if not (folder / 'args.yaml').is_file():
             return train.parse_args(words)
         if (folder / RECIPE).read_text() != recipe_text(run.recipe):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f'{folder} is of a run with another recipe than {run.recipe} is now. Name another --output, or remove '
                 f'the folder.'
             )
@@ -121,7 +121,7 @@ class Runs:
         """Make a run that is to be trained; None if another process has it, or has ended it.
 
         Raises:
-            InvalidInput: The data are not those of the runs in the folder.
+            InvalidInputError: The data are not those of the runs in the folder.
         """
         folder, options = self.folder(name), copy.deepcopy(self.options[name])
         folder.mkdir(parents=True, exist_ok=True)
@@ -140,7 +140,7 @@ class Runs:
             self._check_data(trainer.data_digest)
             if not (folder / 'args.yaml').is_file():
                 if list_checkpoints(folder):
-                    raise InvalidInput(f'{folder} has checkpoints, and no args.yaml that says of what: remove it.')
+                    raise InvalidInputError(f'{folder} has checkpoints, and no args.yaml that says of what: remove it.')
                 train.write_options(options, folder)
             if list_checkpoints(folder):
                 trainer.restore(folder)
@@ -154,7 +154,7 @@ class Runs:
         for name in self.options:
             for start in read_csv(self.folder(name) / 'environment.csv'):
                 if digest and start.get('images_sha256', '') not in ('', digest):
-                    raise InvalidInput(
+                    raise InvalidInputError(
                         f'{self.folder(name)} was trained on other images than {self.args.data_dir} has now. Name '
                         f'another --output.'
                     )
@@ -163,11 +163,11 @@ class Runs:
 def _check_together(options: argparse.Namespace, args: argparse.Namespace) -> None:
     """Refuse what runs in one process would share."""
     if options.log_wandb:
-        raise InvalidInput('--log-wandb has one run in a process; --log-tensorboard can have many.')
+        raise InvalidInputError('--log-wandb has one run in a process; --log-tensorboard can have many.')
     draws = options.drop > 0 or (options.drop_path or 0) > 0
     if args.together > 1 and draws and args.device.startswith('cuda') and options.cuda_graph is not False:
         # A graph reads the seed where all others do.
-        raise InvalidInput('--drop and --drop-path draw in the captured step: --together 1, or cuda_graph: false.')
+        raise InvalidInputError('--drop and --drop-path draw in the captured step: --together 1, or cuda_graph: false.')
 
 
 def print_results(runs: Runs) -> None:
@@ -230,7 +230,7 @@ def _train(args: argparse.Namespace) -> int:
         print(f'error: {name}: {message}', file=sys.stderr)
     left = [name for name in waiting if not runs.has_ended(name) and name not in pool.failed]
     if left:
-        print(f'{len(left)} runs are left; the same command goes on: {", ".join(left[:5])}' + ', ...' * (len(left) > 5))
+        print(f'{len(left)} runs are left; the same command resumes: {", ".join(left[:5])}' + ', ...' * (len(left) > 5))
     return 130 if interrupt.requested else bool(pool.failed)
 
 
@@ -243,7 +243,7 @@ def _recorded(args: argparse.Namespace, runs: Runs) -> List[str]:
     if args.skip_recorded is None:
         return []
     if not args.skip_recorded.is_file():
-        raise MissingFile(f'--skip-recorded {args.skip_recorded} is no file.')
+        raise MissingFileError(f'--skip-recorded {args.skip_recorded} is no file.')
     rows = {
         (row['data'], row['model'], row['variant'], row['recipe_sha256'], row['options'], row['seed'])
         for row in read_csv(args.skip_recorded)

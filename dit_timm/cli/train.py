@@ -7,7 +7,7 @@ and `validation`, each a folder with a folder for every class, or a .tar of that
 The output folder receives model.safetensors (the weights that are kept), args.yaml (every option), recipe.yaml (those
 that --config set), environment.csv (a row for each start: machine and versions), summary.csv (a row for each epoch),
 results.csv (a row for each split that the kept weights were evaluated on), curves.png and checkpoints. `--resume
-FOLDER` goes on with a run that was stopped, and ends with the weights it would have had.
+FOLDER` resumes a run that was stopped, and ends with the weights it would have had.
 
 Several processes: `torchrun --nproc_per_node=N scripts/train.py ...`; --batch-size is that of one process.
 """
@@ -70,7 +70,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     _check(parser, args)
     _resolve(parser, args)
     if args.data_dir and '://' not in args.data_dir and '::' not in args.data_dir:
-        # So that a run can be gone on with, and evaluated, from any folder.
+        # So that a run can be resumed, and evaluated, from any folder.
         args.data_dir = str(Path(args.data_dir).absolute())
     if args.class_map and Path(args.class_map).is_file():
         args.class_map = str(Path(args.class_map).absolute())
@@ -93,7 +93,7 @@ def _parse_resumed(parser: argparse.ArgumentParser, argv: Optional[List[str]], p
     ]
     if changed:
         changes = ', '.join(f'--{key.replace("_", "-")} is {options[key]}, not {getattr(args, key)}' for key in changed)
-        parser.error(f'--resume goes on with the options of the run, which must stay: {changes}.')
+        parser.error(f'--resume keeps the options of the run: {changes}.')
     return args
 
 
@@ -117,15 +117,15 @@ def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
 
 
 def _open_folder(args: argparse.Namespace, processes: Processes) -> Path:
-    """The folder of the run, made new unless the run goes on; the same for all processes."""
+    """The folder of the run, made new unless the run resumes; the same for all processes."""
     if args.resume is not None:
         return Path(args.resume)
     folder = ''
-    if processes.is_first:
+    if processes.is_primary:
         experiment = args.experiment or f'{datetime.now():%Y%m%d-%H%M%S}-{args.model}'
         folder = get_outdir(args.output, experiment, inc=True)
         write_options(args, Path(folder))
-    return Path(processes.agree(folder))
+    return Path(processes.broadcast(folder))
 
 
 def write_options(args: argparse.Namespace, folder: Path) -> None:
@@ -152,7 +152,7 @@ def create_trainer(args: argparse.Namespace, processes: Processes, **kwargs: Any
 def run(args: argparse.Namespace, processes: Processes) -> Optional[Dict[str, Any]]:
     """Train as the options say; returns the results, or None after a dry run."""
     trainer = create_trainer(args, processes)
-    if processes.is_first:
+    if processes.is_primary:
         print(trainer.describe())
     if args.dry_run:
         from ..training.costs import describe_costs
@@ -162,9 +162,9 @@ def run(args: argparse.Namespace, processes: Processes) -> Optional[Dict[str, An
     folder = _open_folder(args, processes)
     if list_checkpoints(folder):
         trainer.restore(folder)
-    if processes.is_first:
+    if processes.is_primary:
         if list_checkpoints(folder):
-            print(f'goes on after {trainer.epoch} of {trainer.epochs} epochs and {trainer.batch} batches'
+            print(f'resumes after {trainer.epoch} of {trainer.epochs} epochs and {trainer.batch} batches'
                   if trainer.epoch < trainer.epochs else 'The run has ended: only its results are written again.')
         elif args.resume is not None:
             print(f'{folder} has no checkpoint yet: the run begins.')
@@ -174,7 +174,7 @@ def run(args: argparse.Namespace, processes: Processes) -> Optional[Dict[str, An
     except KeyboardInterrupt:
         # While nothing is trained: at the first save, or at the last evaluation.
         raise Interrupted('SIGINT', folder, processes.world_size) from None
-    if processes.is_first:
+    if processes.is_primary:
         if results:
             chosen = f'best on {trainer.val_name}' if args.val_fraction else 'last'
             print(f'epoch {results["epoch"] + 1}, the {chosen}; on {results["split"]}: loss {results["loss"]:.4f}')
@@ -191,13 +191,13 @@ def main(argv: Optional[List[str]] = None) -> None:
     processes = None
     try:
         processes = Processes(args)
-        if processes.is_first:
+        if processes.is_primary:
             setup_default_logging()
         run(args, processes)
     except (UserError, OSError) as error:
         sys.exit(f'error: {message_of(error)}')
     except Interrupted as stopped:
-        if processes.is_first:
+        if processes.is_primary:
             print(stopped, flush=True)
         # What a shell expects of a program that Ctrl-C ended.
         sys.exit(130)

@@ -26,7 +26,7 @@ from ..data.dataset import readable
 from ..data.labels import SomeClasses, read_valid_labels
 from ..data.loaders import eval_loader
 from ..data.splits import class_names, data_config, open_evaluated
-from ..errors import InvalidInput, UserError, message_of
+from ..errors import InvalidInputError, UserError, message_of
 from ..pretrained.sources import is_source
 from ..training.config import Parser
 from ..training.confusion import Confusion
@@ -128,7 +128,7 @@ def validate(args: argparse.Namespace) -> Dict[str, Any]:
     more_may_be = args.checkpoint is None or valid is not None
     known = model.num_classes
     if classes is not None and (known < len(classes) or known > len(classes) and not more_may_be):
-        raise InvalidInput(f'{args.model} has {known} classes, but the data have {len(classes)}.')
+        raise InvalidInputError(f'{args.model} has {known} classes, but the data have {len(classes)}.')
     confusion = Confusion(model.num_classes)
     real = _real_labels(args, dataset)
 
@@ -163,7 +163,7 @@ def _check_names(args: argparse.Namespace, known: Optional[List[str]], classes: 
     """Refuse data whose classes are others than those that the network was trained on."""
     if known is not None and known != classes:
         data = f'{args.data_dir} has' if args.data_dir else 'the handwritten digits, taken for want of --data-dir, have'
-        raise InvalidInput(
+        raise InvalidInputError(
             f'{args.model} knows the classes {_some(known)}, but {data} {_some(classes)}. If they are the same under '
             f'other names, --class-map says which is which.'
         )
@@ -177,13 +177,13 @@ def _real_labels(args: argparse.Namespace, dataset: Any) -> Optional[RealLabelsI
     if args.real_labels is None:
         return None
     if args.skip_bad_images or ' of ' in args.val_split:
-        raise InvalidInput('--real-labels goes by the number of each image: none can be left out.')
+        raise InvalidInputError('--real-labels goes by the number of each image: none can be left out.')
     try:
         return RealLabelsImagenet(dataset.filenames(basename=True), real_json=args.real_labels or None)
     except json.JSONDecodeError as error:
-        raise InvalidInput(f'--real-labels {args.real_labels} is no JSON: {error}') from error
+        raise InvalidInputError(f'--real-labels {args.real_labels} is no JSON: {error}') from error
     except AssertionError as error:
-        raise InvalidInput(
+        raise InvalidInputError(
             f'--real-labels are of the 50,000 images of ImageNet\'s validation split; {args.data_dir} has '
             f'{len(dataset):,} in {args.val_split!r}.'
         ) from error

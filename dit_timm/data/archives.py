@@ -4,7 +4,7 @@ import tarfile
 from pathlib import Path
 from typing import Optional
 
-from ..errors import InvalidInput
+from ..errors import InvalidInputError
 
 # How compressed files begin, and how their names end.
 _BEGINNINGS = {b'\x1f\x8b': 'gzip', b'BZh': 'bzip2', b'\xfd7zXZ\0': 'xz', b'\x28\xb5\x2f\xfd': 'zstd', b'PK\3\4': 'zip'}
@@ -22,7 +22,7 @@ def check_archive(path: Path) -> None:
     """Refuse an archive that is compressed, cut short, or none. Only its ends are read, whatever its size.
 
     Raises:
-        InvalidInput: It is.
+        InvalidInputError: It is.
     """
     with path.open('rb') as file:
         beginning = file.read(8)
@@ -30,11 +30,11 @@ def check_archive(path: Path) -> None:
         end = file.read()
     kind = next((kind for magic, kind in _BEGINNINGS.items() if beginning.startswith(magic)), None)
     if kind is not None:
-        raise InvalidInput(
+        raise InvalidInputError(
             f'{path} is compressed ({kind}), and images cannot be read from the middle of it. Unpack it into a folder, '
             f'or decompress it to a plain .tar.'
         )
     if not tarfile.is_tarfile(path):
-        raise InvalidInput(f'{path} is no .tar archive.')
+        raise InvalidInputError(f'{path} is no .tar archive.')
     if end != _END:
-        raise InvalidInput(f'{path} is cut short: the end that every .tar has is not there. Copy it again.')
+        raise InvalidInputError(f'{path} is cut short: the end that every .tar has is not there. Copy it again.')

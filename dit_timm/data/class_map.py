@@ -7,7 +7,7 @@ from typing import Dict, List
 
 from timm.data.readers.class_map import load_class_map
 
-from ..errors import InvalidInput, MissingFile
+from ..errors import InvalidInputError, MissingFileError
 
 
 def read_class_map(name: str, root: str) -> Dict[str, int]:
@@ -18,28 +18,28 @@ def read_class_map(name: str, root: str) -> Dict[str, int]:
         root: The folder of the data.
 
     Raises:
-        MissingFile: There is none.
-        InvalidInput: It is neither, or a line is empty or comes twice.
+        MissingFileError: There is none.
+        InvalidInputError: It is neither, or a line is empty or comes twice.
     """
     path = next((path for path in (Path(name), Path(root or '', name)) if path.is_file()), None)
     if path is None:
-        raise MissingFile(f'--class-map {name} is no file{f", and there is none in {root}" if root else ""}.')
+        raise MissingFileError(f'--class-map {name} is no file{f", and there is none in {root}" if root else ""}.')
     if path.suffix.lower() == '.pkl':
         try:
             # timm's, which executes nothing.
             return load_class_map(str(path))
         except (pickle.UnpicklingError, ValueError, EOFError) as error:
-            raise InvalidInput(f'--class-map {path} is no pickled dict of plain values: {error}') from error
+            raise InvalidInputError(f'--class-map {path} is no pickled dict of plain values: {error}') from error
     if path.suffix.lower() != '.txt':
-        raise InvalidInput(f'--class-map {path} must be a .txt with a class in each line, or a .pkl.')
+        raise InvalidInputError(f'--class-map {path} must be a .txt with a class in each line, or a .pkl.')
     names = _lines(path)
     if not names:
-        raise InvalidInput(f'--class-map {path} is empty.')
+        raise InvalidInputError(f'--class-map {path} is empty.')
     for number, line in enumerate(names, 1):
         if not line:
-            raise InvalidInput(f'--class-map {path}: line {number} is empty, and each line has a class.')
+            raise InvalidInputError(f'--class-map {path}: line {number} is empty, and each line has a class.')
         if names.index(line) + 1 < number:
-            raise InvalidInput(f'--class-map {path}: {line!r} is in lines {names.index(line) + 1} and {number}.')
+            raise InvalidInputError(f'--class-map {path}: {line!r} is in lines {names.index(line) + 1} and {number}.')
     return {line: number for number, line in enumerate(names)}
 
 
@@ -50,5 +50,5 @@ def _lines(path: Path) -> List[str]:
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
-        raise InvalidInput(f'--class-map {path} is not in UTF-8: {error}') from error
+        raise InvalidInputError(f'--class-map {path} is not in UTF-8: {error}') from error
     return [line.strip() for line in io.StringIO(text.rstrip(), newline=None)]

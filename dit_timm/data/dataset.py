@@ -11,7 +11,7 @@ from timm.data import ImageDataset
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import Compose
 
-from ..errors import InvalidInput, UserError
+from ..errors import InvalidInputError, UserError
 from .images import to_mode
 from .randomness import seed_cpu
 
@@ -19,7 +19,7 @@ from .randomness import seed_cpu
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, tarfile.TarError)
 
 
-class UnreadableImage(UserError):
+class UnreadableImageError(UserError):
     """An image of the data cannot be read; the message names its file."""
 
 
@@ -46,14 +46,14 @@ class Images(Dataset):
         cache: Keep images in memory as they are before the transform. Each process that loads has its own.
 
     Raises:
-        InvalidInput: `cache` with a data set whose images do not come from files.
+        InvalidInputError: `cache` with a data set whose images do not come from files.
     """
 
     def __init__(
             self, dataset: Dataset, indices: Optional[Sequence[int]] = None, seed: int = 0, cache: bool = False,
     ) -> None:
         if cache and not isinstance(dataset, ImageDataset):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f'--cache-images keeps images of folders and archives; these are read by {type(dataset).__name__}. '
                 f'Leave it out.'
             )
@@ -91,7 +91,7 @@ class Images(Dataset):
             with Image.open(file) as opened:
                 return to_mode(opened, self.dataset.input_img_mode), -1 if target is None else target
         except _UNREADABLE as error:
-            raise UnreadableImage(
+            raise UnreadableImageError(
                 f'{self.filename(index)} cannot be read: {error}. Mend or remove it, or leave out all such images with '
                 f'--skip-bad-images.'
             ) from error
@@ -118,7 +118,7 @@ class _Check(Dataset):
             with warnings.catch_warnings():
                 warnings.simplefilter('ignore')
                 self.images._read(index)
-        except UnreadableImage:
+        except UnreadableImageError:
             return False
         return True
 

@@ -21,7 +21,7 @@ from timm.data.readers.reader_image_folder import ReaderImageFolder
 from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from timm.utils.misc import natural_key
 
-from ..errors import InvalidInput
+from ..errors import InvalidInputError
 from .images import ENDINGS
 
 _logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ _OF_SYSTEMS = {
     '@eaDir', '#recycle', '__MACOSX', '$RECYCLE.BIN', 'System Volume Information', 'lost+found', 'Thumbs.db',
     'desktop.ini',
 }
-_MOST_NAMES = 10
+_MAX_NAMES = 10
 # Names of folders below the split, the outermost first.
 _Folders = Tuple[str, ...]
 
@@ -141,7 +141,7 @@ def _counted(counts: Counter) -> str:
 
 
 def _some(names: List[str]) -> str:
-    return ', '.join(names[:_MOST_NAMES]) + ', ...' * (len(names) > _MOST_NAMES)
+    return ', '.join(names[:_MAX_NAMES]) + ', ...' * (len(names) > _MAX_NAMES)
 
 
 def _label(
@@ -159,16 +159,16 @@ def _label(
         folders lie around those of the classes.
 
     Raises:
-        InvalidInput: There are no images, or one lies in no folder of a class.
+        InvalidInputError: There are no images, or one lies in no folder of a class.
     """
     if not images:
-        raise InvalidInput(f'{root} has no image. The files of images end in {", ".join(get_img_extensions())}.')
+        raise InvalidInputError(f'{root} has no image. The files of images end in {", ".join(get_img_extensions())}.')
     folders, depth = {place for _, place in images}, 0
     if class_map is None:
         loose = [name for name, place in images if not place]
         if loose:
             others = f', and {len(loose) - 1} other images' if loose[1:] else ''
-            raise InvalidInput(
+            raise InvalidInputError(
                 f'{min(loose)} lies in no folder of a class{others}: {root} needs a folder for each class, with its '
                 f'images. Move them there, or out of {root}.'
             )
@@ -186,7 +186,7 @@ def _label(
     unnamed = sorted({names[place] or root for place in folders if names[place] not in numbers})
     left_out = labels.count(None)
     if left_out == len(labels):
-        raise InvalidInput(f'{root} has no image in a folder that --class-map names; it has {_some(unnamed)}.')
+        raise InvalidInputError(f'{root} has no image in a folder that --class-map names; it has {_some(unnamed)}.')
     if left_out:
         _say(f'{root}: left out {left_out} images in folders that --class-map does not name: {_some(unnamed)}')
     return labels, numbers, depth
@@ -200,7 +200,7 @@ class FolderReader(ReaderImageFolder):
         class_map: Numbers of the classes by name, if they are given.
 
     Raises:
-        InvalidInput: There is no image, one lies in no folder of a class, or a class has none.
+        InvalidInputError: There is no image, one lies in no folder of a class, or a class has none.
         OSError: A folder cannot be read.
     """
 
@@ -213,7 +213,7 @@ class FolderReader(ReaderImageFolder):
         empty = [place for place in found.folders if len(place) <= depth + 1 and place not in used]
         if empty:
             paths = sorted(os.path.join(root, *place) for place in empty)
-            raise InvalidInput(f'Folders of classes without an image: {_some(paths)}. Fill or remove them.')
+            raise InvalidInputError(f'Folders of classes without an image: {_some(paths)}. Fill or remove them.')
         samples = [(path, label) for (path, _), label in zip(found.images, labels) if label is not None]
         self.samples = sorted(samples, key=lambda sample: (natural_key(sample[0]), sample[0]))
 
@@ -226,14 +226,14 @@ class ArchiveReader(ReaderImageInTar):
         class_map: Numbers of the classes by name, if they are given.
 
     Raises:
-        InvalidInput: It cannot be read, has no image, or one that lies in no folder of a class.
+        InvalidInputError: It cannot be read, has no image, or one that lies in no folder of a class.
     """
 
     def __init__(self, root: Path, class_map: Optional[Dict[str, int]] = None) -> None:
         try:
             super().__init__(str(root))
         except (tarfile.TarError, ValueError) as error:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f'{root} is no archive with images, or cannot be read: {error}. It must be whole, and not compressed.'
             ) from error
         places = [_place(member, archive) for member, _, archive in self.samples]
@@ -279,7 +279,7 @@ def open_folder(path: Path, class_map: Optional[Dict[str, int]] = None) -> Image
         class_map: Numbers of the classes by name, if they are given.
 
     Raises:
-        InvalidInput: See the readers.
+        InvalidInputError: See the readers.
         OSError: A folder cannot be read.
     """
     reader = FolderReader if path.is_dir() else ArchiveReader

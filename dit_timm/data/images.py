@@ -7,7 +7,7 @@ grey value from 255 on white.
 import numpy as np
 from PIL import ExifTags, Image
 
-from ..errors import InvalidInput
+from ..errors import InvalidInputError
 
 # Formats that are read everywhere, and how their files end.
 FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF')
@@ -36,7 +36,7 @@ def to_mode(image: Image.Image, mode: str = 'RGB') -> Image.Image:
 
     Raises:
         OSError, SyntaxError, ValueError: The file is damaged, as Pillow says it.
-        InvalidInput: It has 32-bit values whose range nothing says.
+        InvalidInputError: It has 32-bit values whose range nothing says.
     """
     # Before its EXIF data are looked at: PNG may have them at its end, and TIFF is turned by Pillow.
     image.load()
@@ -55,7 +55,7 @@ def _check_range(image: Image.Image) -> None:
     low, high = image.getextrema()
     # Floats up to 1 would be black.
     if not (0 <= low and high <= 255) or image.mode == 'F' and 0 < high <= 1:
-        raise InvalidInput(
+        raise InvalidInputError(
             f'its 32-bit grey values are from {low:g} to {high:g}, and nothing says what is black and what is white. '
             f'Save it with 8 or 16 bits'
         )

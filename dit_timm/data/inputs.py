@@ -6,7 +6,7 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 from timm.data import resolve_data_config
 from torch import nn
 
-from ..errors import InvalidInput
+from ..errors import InvalidInputError
 
 _REQUESTS = ('in_chans', 'input_size', 'img_size')
 _STATISTICS = ('mean', 'std')
@@ -28,15 +28,15 @@ def requested_input(options: Mapping[str, Any]) -> Tuple[Optional[int], Optional
         options: Of them, `in_chans`, `img_size` and `input_size` (C, H, W).
 
     Raises:
-        InvalidInput: They contradict each other.
+        InvalidInputError: They contradict each other.
     """
     channels, side, size = (options.get(name) for name in ('in_chans', 'img_size', 'input_size'))
     if size is None:
         return channels, None if side is None else (side, side)
     if channels not in (None, size[0]):
-        raise InvalidInput(f'--in-chans {channels} and --input-size {_words(size)} differ: leave one of them out.')
+        raise InvalidInputError(f'--in-chans {channels} and --input-size {_words(size)} differ: leave one of them out.')
     if side is not None and (side, side) != tuple(size[1:]):
-        raise InvalidInput(f'--img-size {side} and --input-size {_words(size)} differ: leave one of them out.')
+        raise InvalidInputError(f'--img-size {side} and --input-size {_words(size)} differ: leave one of them out.')
     return size[0], tuple(size[1:])
 
 
@@ -48,7 +48,7 @@ def input_arguments(options: Mapping[str, Any], fixed_input_size: Optional[bool]
         fixed_input_size: Whether the network is built for one image size.
 
     Raises:
-        InvalidInput: See there.
+        InvalidInputError: See there.
     """
     channels, size = requested_input(options)
     arguments: Dict[str, Any] = {}
@@ -74,19 +74,19 @@ def input_config(options: Mapping[str, Any], model: nn.Module, use_test_size: bo
         'input_size' (C, H, W), 'mean' and 'std' of length C, 'interpolation', 'crop_pct' and 'crop_mode'.
 
     Raises:
-        InvalidInput: The network has other channels than the options say, or `mean` or `std` has.
+        InvalidInputError: The network has other channels than the options say, or `mean` or `std` has.
     """
     requested, size = requested_input(options)
     others = {name: value for name, value in options.items() if name not in (*_REQUESTS, *_STATISTICS)}
     config = resolve_data_config(others, model=model, use_test_size=use_test_size)
     channels = _channels(model) or config['input_size'][0]
     if requested not in (None, channels):
-        raise InvalidInput(f'{requested} channels are asked for, but the network has {channels}.')
+        raise InvalidInputError(f'{requested} channels are asked for, but the network has {channels}.')
     config['input_size'] = (channels, *(size or config['input_size'][1:]))
     for name in _STATISTICS:
         values = options.get(name)
         if values is not None and len(values) not in (1, channels):
-            raise InvalidInput(
+            raise InvalidInputError(
                 f'--{name} has {len(values)} values, {_words(values)}: it takes one, or one for each of {channels} '
                 f'channels.'
             )
@@ -117,13 +117,15 @@ def image_mode(options: Mapping[str, Any], channels: int) -> str:
         channels: What the network takes.
 
     Raises:
-        InvalidInput: No mode has as many channels, or the one that is asked for has others.
+        InvalidInputError: No mode has as many channels, or the one that is asked for has others.
     """
     mode = options.get('input_img_mode') or _MODE_OF_CHANNELS.get(channels)
     if mode is None:
-        raise InvalidInput(f'The network takes {channels} channels, and images have {_words(_MODE_OF_CHANNELS)}.')
+        raise InvalidInputError(f'The network takes {channels} channels, and images have {_words(_MODE_OF_CHANNELS)}.')
     if IMAGE_MODES[mode] != channels:
-        raise InvalidInput(f'--input-img-mode {mode} has {IMAGE_MODES[mode]} channels; the network takes {channels}.')
+        raise InvalidInputError(
+            f'--input-img-mode {mode} has {IMAGE_MODES[mode]} channels; the network takes {channels}.'
+        )
     return mode
 
 

@@ -12,7 +12,7 @@ from typing import List
 import torch
 from torch import nn
 
-from ..errors import InvalidInput, MissingFile
+from ..errors import InvalidInputError, MissingFileError
 
 # Lists that timm has: classes of ImageNet, by number.
 _LISTS = ('imagenet_a', 'imagenet_r')
@@ -26,7 +26,7 @@ def read_valid_labels(name: str) -> List[int]:
 
     Raises:
         OSError: There is no such file.
-        InvalidInput: A line is no number.
+        InvalidInputError: A line is no number.
     """
     if name in _LISTS:
         text = importlib.resources.files('timm.data').joinpath('_info', f'{name}_indices.txt').read_text()
@@ -34,13 +34,15 @@ def read_valid_labels(name: str) -> List[int]:
         # Editors of Windows begin UTF-8 with a mark of their own.
         text = Path(name).read_text(encoding='utf-8-sig')
     else:
-        raise MissingFile(f'--valid-labels {name} is no file, and neither of {", ".join(_LISTS)}.')
+        raise MissingFileError(f'--valid-labels {name} is no file, and neither of {", ".join(_LISTS)}.')
     try:
         classes = [int(line) for line in text.split()]
     except ValueError as error:
-        raise InvalidInput(f'--valid-labels {name} must hold the number of a class in each line: {error}') from error
+        raise InvalidInputError(
+            f'--valid-labels {name} must hold the number of a class in each line: {error}'
+        ) from error
     if not classes:
-        raise InvalidInput(f'--valid-labels {name} is empty.')
+        raise InvalidInputError(f'--valid-labels {name} is empty.')
     return classes
 
 
@@ -52,13 +54,13 @@ class SomeClasses(nn.Module):
         classes: Numbers of the classes.
 
     Raises:
-        InvalidInput: The network lacks one of them.
+        InvalidInputError: The network lacks one of them.
     """
 
     def __init__(self, model: nn.Module, classes: List[int]) -> None:
         super().__init__()
         if not 0 <= min(classes) <= max(classes) < model.num_classes:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f'--valid-labels has classes {min(classes)} to {max(classes)}; the network has {model.num_classes}.'
             )
         self.model, self.num_classes = model, len(classes)

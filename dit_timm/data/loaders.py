@@ -9,7 +9,7 @@ from timm.data.loader import fast_collate
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 from torchvision.transforms import Compose, RandomCrop
 
-from ..errors import InvalidInput
+from ..errors import InvalidInputError
 from .dataset import Images, set_transform
 from .prefetched import Prefetched
 from .resident import ResidentEvalBatches, ResidentSplits, ResidentTrainBatches, check_augmentation
@@ -44,7 +44,7 @@ def train_loader(
         The loader, and what says where it begins.
 
     Raises:
-        InvalidInput: The images do not fill a batch, or cannot be on the device as the options ask.
+        InvalidInputError: The images do not fill a batch, or cannot be on the device as the options ask.
     """
     if resident is not None:
         check_augmentation(args)
@@ -87,7 +87,7 @@ def _epoch_batches(args: argparse.Namespace, size: int, rank: int, world_size: i
     batches = EpochBatches(size, args.batch_size, args.seed, rank, world_size)
     if batches.batches == 0:
         together = f' in each of {world_size} processes' if world_size > 1 else ''
-        raise InvalidInput(
+        raise InvalidInputError(
             f'{size} training images do not fill one batch: lower --batch-size, {args.batch_size}{together}.'
         )
     return batches

@@ -2,7 +2,7 @@
 
 Each image is augmented with generators seeded by (seed, epoch, number of the image), each batch trained on with
 generators seeded by (seed, epoch, batch, process). So the state of a generator is never something to save, a run that
-goes on in the middle of an epoch draws what it would have drawn, and images do not depend on how many processes load
+resumes in the middle of an epoch draws what it would have drawn, and images do not depend on how many processes load
 them.
 """
 

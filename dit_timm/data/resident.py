@@ -20,7 +20,7 @@ from timm.data.loader import fast_collate
 from timm.data.transforms import ToNumpy
 from torch.utils.data import DataLoader, Dataset
 
-from ..errors import DamagedFile, InvalidInput, Unavailable
+from ..errors import DamagedFileError, InvalidInputError, UnavailableError
 from ..pretrained.weight_files import digest, read_weights
 from .dataset import Images, set_transform
 from .randomness import seed_of
@@ -53,7 +53,7 @@ def check_augmentation(args: argparse.Namespace) -> None:
     """Refuse what cannot be done on the device.
 
     Raises:
-        InvalidInput: It names the options.
+        InvalidInputError: It names the options.
     """
     asked = {
         '--dataset (a stream)': is_stream(args.dataset),
@@ -70,7 +70,7 @@ def check_augmentation(args: argparse.Namespace) -> None:
         })
     refused = [name for name, wanted in asked.items() if wanted]
     if refused:
-        raise InvalidInput(
+        raise InvalidInputError(
             f'--data-on-device crops with --crop-padding, flips and normalises, and erases and mixes at random; it '
             f'does not do {", ".join(refused)}. Turn them off (--scale 1 1 --ratio 1 1 --color-jitter 0), or leave '
             f'--data-on-device out.'
@@ -90,7 +90,7 @@ class _Exact:
     def __call__(self, image: Any) -> Any:
         pixels = ToNumpy()(image)
         if pixels.shape != self.size:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f'--data-on-device trains on images of the input size: this one has {_shape(pixels.shape)}, the '
                 f'network takes {_shape(self.size)}. Resize the images, name --img-size, or leave --data-on-device out.'
             )
@@ -122,8 +122,8 @@ class ResidentSplits:
             config: See `data_config`.
 
         Raises:
-            InvalidInput: An image does not have the input size, or the device has no room for all.
-            UnreadableImage: One cannot be read.
+            InvalidInputError: An image does not have the input size, or the device has no room for all.
+            UnreadableImageError: One cannot be read.
         """
         images = self._open(args, args.train_split, dataset, config, _Exact(tuple(config['input_size'])), ('exact',))
         key = self._key(args, args.train_split, config, ('padded', args.crop_padding))
@@ -176,7 +176,7 @@ class ResidentSplits:
             return
         needed, free = images * size[0] * size[1] * size[2], torch.cuda.mem_get_info(self.device)[0]
         if needed > free:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f'--data-on-device: {images:,} images of {_shape(size)} take {needed / 1e9:.1f} GB, and {self.device} '
                 f'has {free / 1e9:.1f} GB free. Leave it out.'
             )
@@ -224,7 +224,7 @@ def _cached(path: Path) -> Optional[Dict[str, torch.Tensor]]:
         return None
     try:
         return read_weights(path)
-    except DamagedFile as error:
+    except DamagedFileError as error:
         _logger.warning(f'{error} The images are decoded again.')
         return None
 
@@ -238,7 +238,7 @@ def _keep(tensors: Dict[str, torch.Tensor], path: Path) -> None:
         os.replace(unfinished, path)
     except (OSError, SafetensorError) as error:
         unfinished.unlink(missing_ok=True)
-        raise Unavailable(
+        raise UnavailableError(
             f'the decoded images cannot be kept in {path.parent}: {error}. Name another --data-cache'
         ) from error
 

@@ -10,7 +10,7 @@ from timm.data import create_dataset
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
-from ..errors import InvalidInput, MissingFile
+from ..errors import InvalidInputError, MissingFileError
 from .archives import check_archive, compressed
 from .class_map import read_class_map
 from .folders import open_folder
@@ -30,12 +30,12 @@ def open_split(args: argparse.Namespace, split: str, is_training: bool = False) 
     `--dataset`. Without, the data are the handwritten digits.
 
     Raises:
-        MissingFile: There is no such split; what there is instead is listed.
+        MissingFileError: There is no such split; what there is instead is listed.
     """
     class_map = read_class_map(args.class_map, args.data_dir) if args.class_map else None
     if args.dataset:
         if not args.data_dir and not args.dataset.lower().startswith(_CACHED):
-            raise MissingFile(f'--dataset {args.dataset} needs --data-dir, the folder that has or will have it.')
+            raise MissingFileError(f'--dataset {args.dataset} needs --data-dir, the folder that has or will have it.')
         return _opened(
             f'--dataset {args.dataset}',
             name=args.dataset,
@@ -68,12 +68,12 @@ def _opened(what: str, **kwargs: Any) -> Dataset:
         return create_dataset(**kwargs)
     except (AssertionError, RuntimeError, ImportError, ValueError, OSError) as error:
         # The words of timm, torchvision and readers for names, files and packages that are not there.
-        raise InvalidInput(f'{what} cannot be opened: {str(error).strip() or type(error).__name__}') from error
+        raise InvalidInputError(f'{what} cannot be opened: {str(error).strip() or type(error).__name__}') from error
 
 
 def _find_split(root: Path, split: str) -> Path:
     if not root.is_dir():
-        raise MissingFile(f'--data-dir {root} is not a folder.')
+        raise MissingFileError(f'--data-dir {root} is not a folder.')
     for name in (split, *_SYNONYMS.get(split, ())):
         for path in (root / f'{name}.tar', root / name):
             if path.is_dir():
@@ -85,7 +85,7 @@ def _find_split(root: Path, split: str) -> Path:
         if packed is not None:
             check_archive(packed)
     found = sorted(path.name for path in root.iterdir())
-    raise MissingFile(
+    raise MissingFileError(
         f'--data-dir {root} has no split {split!r}, neither a folder nor a .tar; it has {found[:10]}. '
         f'--train-split, --val-split and --test-split name the splits.'
     )
@@ -131,13 +131,15 @@ def hold_out(dataset: Dataset, share: float) -> Tuple[List[int], List[int]]:
         The images to train on and those held out, as indices.
 
     Raises:
-        InvalidInput: The share leaves one side without an image of each class.
+        InvalidInputError: The share leaves one side without an image of each class.
     """
     classes = labels(dataset)
     try:
         train, held_out = train_test_split(range(len(dataset)), test_size=share, random_state=0, stratify=classes)
     except ValueError as error:
-        raise InvalidInput(f'--val-fraction {share} of {len(dataset)} images cannot be held out: {error}') from error
+        raise InvalidInputError(
+            f'--val-fraction {share} of {len(dataset)} images cannot be held out: {error}'
+        ) from error
     return sorted(train), sorted(held_out)
 
 
@@ -148,23 +150,23 @@ def check_classes(train_set: Dataset, other: Optional[Dataset], num_classes: Opt
         The number of classes that the network needs; None where nothing says it.
 
     Raises:
-        InvalidInput: They do not fit, or a class has no image.
+        InvalidInputError: They do not fit, or a class has no image.
     """
     classes = class_names(train_set)
     if classes is None:
         if num_classes is None and isinstance(train_set, IterableDataset):
-            raise InvalidInput('The data do not say how many classes they have: name --num-classes.')
+            raise InvalidInputError('The data do not say how many classes they have: name --num-classes.')
         if num_classes == 1:
-            raise InvalidInput('--num-classes is 1: a network tells two or more apart.')
+            raise InvalidInputError('--num-classes is 1: a network tells two or more apart.')
         return num_classes
     if num_classes is not None and num_classes < len(classes):
-        raise InvalidInput(f'--num-classes is {num_classes}, but the training data have {len(classes)} classes.')
+        raise InvalidInputError(f'--num-classes is {num_classes}, but the training data have {len(classes)} classes.')
     if len(classes) == 1:
-        raise InvalidInput(f'The training data have one class, {classes[0]!r}: a network tells two or more apart.')
+        raise InvalidInputError(f'The training data have one class, {classes[0]!r}: a network tells two or more apart.')
     others = None if other is None else class_names(other)
     if others is not None and others != classes:
         different = sorted(set(classes) ^ set(others))
-        raise InvalidInput(
+        raise InvalidInputError(
             f'The splits differ in their classes: {different[:10]} are in one only. A class without an image counts '
             f'as absent.'
         )

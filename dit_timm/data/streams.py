@@ -1,6 +1,6 @@
 """Data that are read from their beginning only: webdataset shards, streamed Hugging Face datasets.
 
-What cannot be opened at any place cannot be gone on with at any batch: a run on such data resumes at the epoch.
+What cannot be opened at any place cannot be resumed at any batch: a run on such data resumes at the epoch.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import torch
 from timm.data.loader import fast_collate
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from ..errors import InvalidInput
+from ..errors import InvalidInputError
 from .prefetched import Prefetched
 from .randomness import seed_of
 
@@ -39,7 +39,7 @@ def check_options(args: argparse.Namespace) -> None:
     """Refuse options that need images by number.
 
     Raises:
-        InvalidInput: It names them.
+        InvalidInputError: It names them.
     """
     needing = {
         '--val-fraction': args.val_fraction, '--skip-bad-images': args.skip_bad_images,
@@ -47,24 +47,26 @@ def check_options(args: argparse.Namespace) -> None:
     }
     given = [name for name, value in needing.items() if value]
     if given:
-        raise InvalidInput(
+        raise InvalidInputError(
             f'--dataset {args.dataset} is a stream, read from its beginning only: {", ".join(given)} would need images '
             f'by number. Leave it out, or read the data from a folder or with hfds/ in place of hfids/.'
         )
     if args.workers < 1:
-        raise InvalidInput(f'--dataset {args.dataset} is a stream and needs --workers 1 or more; got {args.workers}.')
+        raise InvalidInputError(
+            f'--dataset {args.dataset} is a stream and needs --workers 1 or more; got {args.workers}.'
+        )
 
 
 def check_shards(dataset: IterableDataset, workers: int, world_size: int) -> None:
     """Refuse more workers than there are shards: some would have nothing to read.
 
     Raises:
-        InvalidInput: It says how many there are.
+        InvalidInputError: It says how many there are.
     """
     files = getattr(getattr(dataset.reader, 'split_info', None), 'filenames', None)
     if files is not None and len(files) < workers * world_size:
         processes = f' in each of {world_size} processes' if world_size > 1 else ''
-        raise InvalidInput(
+        raise InvalidInputError(
             f'The training data have {len(files)} shards, too few for --workers {workers}{processes}: lower --workers, '
             f'or write the data into more shards.'
         )
@@ -78,7 +80,7 @@ class _Label:
 
     def __call__(self, label: int) -> int:
         if not 0 <= label < self.num_classes:
-            raise InvalidInput(f'The data have the label {label}; --num-classes is {self.num_classes}.')
+            raise InvalidInputError(f'The data have the label {label}; --num-classes is {self.num_classes}.')
         return label
 
 
@@ -136,7 +138,7 @@ def stream_loader(
         collate_fn=fast_collate,
         pin_memory=device.type == 'cuda',
         generator=batches.generator if batches is not None else None,
-        # Workers are made anew for each epoch: their shuffling and augmentation begin with the seeds of the epoch.
+        # Workers are started for each epoch: their shuffling and augmentation begin with the seeds of the epoch.
         persistent_workers=False,
     )
     return Prefetched(loader, config, device)

@@ -14,7 +14,7 @@ from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
 from timm.models import PretrainedCfg, build_model_with_cfg, get_arch_pretrained_cfgs, resolve_pretrained_cfg
 from torch import nn
 
-from ..errors import Unavailable
+from ..errors import UnavailableError
 from ..layers.quadratic import ChannelQuadratic2d
 from ._timm_private import SAFETENSORS
 
@@ -103,4 +103,4 @@ def build_dit_model(model_cls: type, variant: str, pretrained: bool, **kwargs: A
                 f"pretrained_cfg_overlay=dict(file='/path/to/model.safetensors')); or pass pretrained=False for "
                 f'random weights.'
             )
-        raise Unavailable(message) from error
+        raise UnavailableError(message) from error

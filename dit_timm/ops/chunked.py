@@ -29,7 +29,7 @@ _DEVICE_TILE_ELEMENTS = 1 << 24
 # The gradient of the weights is summed in each lane on its own.
 _MAX_LANES = 16
 # Fewer are computed sooner than a thread is woken.
-_LEAST_LANE_PIXELS = 32
+_MIN_LANE_PIXELS = 32
 # Rows of a block: more of them compute more products twice, fewer cost more operator calls.
 _BLOCK_ROWS = 8
 
@@ -96,7 +96,7 @@ class _Plan:
         ]
         count, elements = 1, _DEVICE_TILE_ELEMENTS
         if x.device.type == 'cpu':
-            count = max(1, min(torch.get_num_threads(), _MAX_LANES, pixels // _LEAST_LANE_PIXELS))
+            count = max(1, min(torch.get_num_threads(), _MAX_LANES, pixels // _MIN_LANE_PIXELS))
             elements = _CPU_LANE_ELEMENTS
         self.lanes = [slice(pixels * lane // count, pixels * (lane + 1) // count) for lane in range(count)]
         # Tiles of about equal size.

@@ -24,7 +24,7 @@ from huggingface_hub.errors import (
 from timm.models import get_pretrained_cfg
 from torch import nn
 
-from ..errors import DamagedFile, InvalidInput, Unavailable
+from ..errors import DamagedFileError, InvalidInputError, UnavailableError
 from .hub_errors import TransportFailed, remedy
 
 _WEIGHTS, _CONFIG = 'model.safetensors', 'config.json'
@@ -34,7 +34,7 @@ _SHA256 = re.compile(r'[0-9a-f]{64}')
 _BLOB_ID = re.compile(r'[0-9a-f]{40}')
 
 
-class NoWeights(Unavailable):
+class NoWeightsError(UnavailableError):
     """Pretrained weights cannot be had; the message names the repository and what to do."""
 
 
@@ -66,17 +66,17 @@ def load_pretrained_checked(
         The network, in evaluation mode.
 
     Raises:
-        NoWeights: There is no such name, repository, revision or file, or no access to it, or no network.
-        DamagedFile: The weights have another sum than they must, or do not fit the network.
-        InvalidInput: An argument makes no sense.
+        NoWeightsError: There is no such name, repository, revision or file, or no access to it, or no network.
+        DamagedFileError: The weights have another sum than they must, or do not fit the network.
+        InvalidInputError: An argument makes no sense.
     """
     if sha256 is not None and not _SHA256.fullmatch(sha256):
-        raise InvalidInput(f'sha256 must be 64 hexadecimal digits, in lower case; got {sha256!r}.')
+        raise InvalidInputError(f'sha256 must be 64 hexadecimal digits, in lower case; got {sha256!r}.')
     repository = name.removeprefix('hf-hub:')
     if '/' in repository:
         return _from_repository(repository, revision, sha256, cache_dir, kwargs)
     if revision is not None:
-        raise InvalidInput(f'revision is of a repository; {name!r} is a name of timm\'s registry.')
+        raise InvalidInputError(f'revision is of a repository; {name!r} is a name of timm\'s registry.')
     return _from_registry(name, sha256, cache_dir, kwargs)
 
 
@@ -88,7 +88,7 @@ def _from_registry(name: str, sha256: Optional[str], cache_dir: Optional[str], k
         cfg = None
     if cfg is None or not (cfg.file or cfg.hf_hub_id):
         near = difflib.get_close_matches(name, timm.list_pretrained(), n=3)
-        raise NoWeights(
+        raise NoWeightsError(
             f'{name} has no pretrained weights in timm\'s registry. Near names: {", ".join(near) or "none"}; '
             f'timm.list_pretrained(\'dit_*\') lists all.'
         )
@@ -107,16 +107,16 @@ def _from_repository(
 ) -> nn.Module:
     repository, _, pinned = name.partition('@')
     if revision is not None and pinned:
-        raise InvalidInput(f'Name the revision once: {name!r} has one, and revision={revision!r}.')
+        raise InvalidInputError(f'Name the revision once: {name!r} has one, and revision={revision!r}.')
     revision = revision or pinned or None
     config = _download(repository, revision, _CONFIG, None, cache_dir)
     _compare(config)
     try:
         architecture = json.loads(config.path.read_text())['architecture']
     except (ValueError, KeyError, TypeError) as error:
-        raise DamagedFile(f'{config.name}: {_CONFIG} is not one of timm\'s models.') from error
+        raise DamagedFileError(f'{config.name}: {_CONFIG} is not one of timm\'s models.') from error
     if not timm.is_model(architecture):
-        raise NoWeights(
+        raise NoWeightsError(
             f'{config.name} is a {architecture!r}, which neither timm {timm.__version__} nor this package knows: a '
             f'newer version may.'
         )
@@ -131,7 +131,7 @@ def _create(name: str, source: _Source, **kwargs: Any) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=True, **kwargs).eval()
     except (RuntimeError, KeyError) as error:
-        raise DamagedFile(f'{source.name} does not fit the network: {error}') from error
+        raise DamagedFileError(f'{source.name} does not fit the network: {error}') from error
 
 
 def _shipped_sum(path: Path) -> Optional[str]:
@@ -148,15 +148,15 @@ def _download(
     try:
         path = Path(hf_hub_download(repository, filename, revision=revision, cache_dir=cache_dir))
     except (HfHubHTTPError, EntryNotFoundError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
-        raise NoWeights(f'{name}: {_reason(error, filename)}') from error
+        raise NoWeightsError(f'{name}: {_reason(error, filename)}') from error
     except HFValidationError as error:
-        raise NoWeights(
+        raise NoWeightsError(
             f'{name} is neither a name of timm\'s registry nor a repository, OWNER/NAME: {error} A folder of timm\'s '
             f'format loads with timm.create_model(\'local-dir:FOLDER\', pretrained=True).'
         ) from error
     except (TransportFailed, ValueError) as error:
         # A connection that broke, and the client's word for what it cannot do.
-        raise NoWeights(f'{name}: {filename} could not be downloaded: {error}. Try again.') from error
+        raise NoWeightsError(f'{name}: {filename} could not be downloaded: {error}. Try again.') from error
     stored = os.path.basename(os.path.realpath(path))
     known = _SHA256.fullmatch(stored) or _BLOB_ID.fullmatch(stored)
     return _Source(path, f'{name}, {filename}', sha256 or (stored if known else None))
@@ -175,19 +175,19 @@ def _reason(error: Exception, filename: str) -> str:
 
 def _compare(source: _Source) -> None:
     if source.expected is None:
-        raise DamagedFile(
+        raise DamagedFileError(
             f'{source.name}: nothing says what its SHA-256 must be, so it is not loaded. Pass sha256=..., or use '
             f'timm.create_model, which does not check.'
         )
     if not source.path.is_file():
-        raise NoWeights(f'{source.name}: the file {source.path} is missing. Install the package again.')
+        raise NoWeightsError(f'{source.name}: the file {source.path} is missing. Install the package again.')
     content = source.path.read_bytes()
     if _BLOB_ID.fullmatch(source.expected):
         kind, found = 'git id', hashlib.sha1(f'blob {len(content)}\0'.encode() + content).hexdigest()
     else:
         kind, found = 'SHA-256', hashlib.sha256(content).hexdigest()
     if found != source.expected:
-        raise DamagedFile(
+        raise DamagedFileError(
             f'{source.name} has the {kind} {found}, not {source.expected}: it is damaged, or not what was published. '
             f'Remove {source.path.resolve()} and load it again.'
         )

@@ -9,7 +9,7 @@ import timm
 from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
-from ..errors import InvalidInput, MissingFile
+from ..errors import InvalidInputError, MissingFileError
 from .hub_errors import TransportFailed, remedy
 
 _CONFIG = 'config.json'
@@ -52,13 +52,13 @@ def read_source(name: str) -> Source:
     """Read the config of a network, from its folder or from the Hub.
 
     Raises:
-        MissingFile: There is no such folder, or no config in it.
-        InvalidInput: The Hub has or gives no such repository, or the config is none of timm's.
+        MissingFileError: There is no such folder, or no config in it.
+        InvalidInputError: The Hub has or gives no such repository, or the config is none of timm's.
     """
     folder = folder_of(name)
     path = _download(name, _PREFIXED.fullmatch(name)[2]) if folder is None else folder / _CONFIG
     if not path.is_file():
-        raise MissingFile(
+        raise MissingFileError(
             f'{name}: there is no {path}. Such a folder holds {_CONFIG} and model.safetensors, as `python -m hub '
             f'export` or timm\'s save_for_hf writes them; weights of a run are named by --checkpoint.'
         )
@@ -68,9 +68,11 @@ def read_source(name: str) -> Source:
         args = {key: value for key, value in config.get('model_args', {}).items() if key not in _SAID_TWICE}
         cfg = {**cfg, **{key: config[key] for key in ('num_classes', 'label_names') if key in config}}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InvalidInput(f'{name}: {_CONFIG} is not one of timm\'s models.') from error
+        raise InvalidInputError(f'{name}: {_CONFIG} is not one of timm\'s models.') from error
     if not timm.is_model(architecture):
-        raise InvalidInput(f'{name} is a {architecture!r}, which neither timm {timm.__version__} nor this package has.')
+        raise InvalidInputError(
+            f'{name} is a {architecture!r}, which neither timm {timm.__version__} nor this package has.'
+        )
     return Source(architecture, cfg, args)
 
 
@@ -79,6 +81,9 @@ def _download(name: str, repository: str) -> Path:
     try:
         return Path(hf_hub_download(repository, _CONFIG, revision=revision or None))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, TransportFailed) as error:
-        raise InvalidInput(f'{name} is not in the cache, and the Hub cannot be reached: connect once.') from error
+        raise InvalidInputError(
+            f'{name} is not in the cache, and the Hub cannot be reached: connect once.'
+        ) from error
     except (HfHubHTTPError, HFValidationError) as error:
-        raise InvalidInput(f'{name}: {str(error).strip().splitlines()[0]} {remedy(error) or ""}'.strip()) from error
+        reason = f'{str(error).strip().splitlines()[0]} {remedy(error) or ""}'.strip()
+        raise InvalidInputError(f'{name}: {reason}') from error

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from ..errors import DamagedFile
+from ..errors import DamagedFileError
 
 _DIGEST = 'sha256'
 
@@ -48,7 +48,7 @@ def read_weights(path: Path) -> Dict[str, torch.Tensor]:
     """Read a safetensors file, and check its digest if it has one: those of other programs have none.
 
     Raises:
-        DamagedFile: It is no safetensors file, is cut short, or its tensors are not those that were written.
+        DamagedFileError: It is no safetensors file, is cut short, or its tensors are not those that were written.
         OSError: It cannot be read.
     """
     try:
@@ -57,9 +57,9 @@ def read_weights(path: Path) -> Dict[str, torch.Tensor]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}
     # UnicodeDecodeError and the like: a header that is no header.
     except (SafetensorError, ValueError) as error:
-        raise DamagedFile(f'{path} is no whole safetensors file: {error}') from error
+        raise DamagedFileError(f'{path} is no whole safetensors file: {error}') from error
     if expected is not None and digest(tensors) != expected:
-        raise DamagedFile(f'{path} is damaged: its tensors are not those that were written (sha256 {expected}).')
+        raise DamagedFileError(f'{path} is damaged: its tensors are not those that were written (sha256 {expected}).')
     return tensors
 
 
@@ -72,7 +72,7 @@ def load_weights(model: nn.Module, tensors: Mapping[str, torch.Tensor], source: 
         source: Where the weights come from, for the message.
 
     Raises:
-        DamagedFile: Names or shapes are not those of the network.
+        DamagedFileError: Names or shapes are not those of the network.
     """
     state = model.state_dict()
     missing, unknown = sorted(state.keys() - tensors.keys()), sorted(tensors.keys() - state.keys())
@@ -85,7 +85,7 @@ def load_weights(model: nn.Module, tensors: Mapping[str, torch.Tensor], source: 
         for what, names in (('missing', missing), ('unknown', unknown), ('other shapes', shapes)) if names
     ]
     if problems:
-        raise DamagedFile(
+        raise DamagedFileError(
             f'{source} does not fit the network; {"; ".join(problems)}. Is it of another model, number of '
             f'classes or image size?'
         )

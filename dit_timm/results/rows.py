@@ -7,7 +7,7 @@ from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tu
 
 from scipy.stats import t as students_t
 
-from ..errors import InvalidInput
+from ..errors import InvalidInputError
 from ..training.logs import read_csv, write_csv
 from ..training.variants import DIT, FROZEN, MLP, PLAIN, TRANSPOSED
 
@@ -71,7 +71,7 @@ def add_rows(rows: List[Dict[str, Any]], path: Path) -> None:
     """Put rows into a CSV, in place of those that say the same of what was trained and evaluated.
 
     Raises:
-        InvalidInput: Their log has the name of another run's.
+        InvalidInputError: Their log has the name of another run's.
     """
     def identity(row: Dict[str, Any]) -> Tuple[str, ...]:
         return tuple(str(row[name]) for name in ('data', 'model', 'variant', 'recipe', 'options', 'seed', 'split'))
@@ -80,7 +80,7 @@ def add_rows(rows: List[Dict[str, Any]], path: Path) -> None:
     kept = [row for row in read_csv(path) if identity(row) not in new]
     taken = {row['log'] for row in kept} & {row['log'] for row in rows}
     if taken:
-        raise InvalidInput(f'{path} has another run with the log {taken.pop()}: rename the folder of one.')
+        raise InvalidInputError(f'{path} has another run with the log {taken.pop()}: rename the folder of one.')
     every = [*kept, *({name: str(row[name]) for name in COLUMNS} for row in rows)]
     path.parent.mkdir(parents=True, exist_ok=True)
     write_csv(sorted(every, key=_order), path)
@@ -94,12 +94,12 @@ def by_seed(rows: Iterable[Row], value: str = 'top1') -> Dict[str, float]:
     """A number of each row by its seed.
 
     Raises:
-        InvalidInput: Two rows have the same seed.
+        InvalidInputError: Two rows have the same seed.
     """
     numbers: Dict[str, float] = {}
     for row in rows:
         if row['seed'] in numbers:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f'Two rows of {row["model"]}, {row["variant"]}, {row["recipe"]} have seed {row["seed"]}.'
             )
         numbers[row['seed']] = float(row[value])

@@ -16,7 +16,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from torch import nn
 
-from ..errors import InvalidInput
+from ..errors import InvalidInputError
 from .optim import parameter_groups
 from .steps import Steps
 
@@ -115,7 +115,7 @@ class CapturedSteps(Steps):
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f'The step of {self.args.model} cannot be captured as a CUDA graph: {error} It can do without: '
                 f'--no-cuda-graph.'
             ) from error
@@ -134,7 +134,7 @@ class CapturedSteps(Steps):
 
     @torch.no_grad()
     def _average(self) -> None:
-        ours, theirs = self.ema.module.state_dict().values(), self.bare.state_dict().values()
+        ours, theirs = self.ema.module.state_dict().values(), self.unwrapped.state_dict().values()
         floats = [(mine, yours) for mine, yours in zip(ours, theirs) if mine.is_floating_point()]
         mine, yours = (list(tensors) for tensors in zip(*floats))
         # As timm's, with the decay on the device: mine + (yours - mine) (1 - decay).
@@ -152,7 +152,7 @@ class CapturedSteps(Steps):
             value for state in self.optimizer.state.values() for value in state.values()
             if isinstance(value, torch.Tensor)
         ]
-        return [*self.bare.state_dict().values(), *averaged, *optimizer]
+        return [*self.unwrapped.state_dict().values(), *averaged, *optimizer]
 
 
 def create_steps(
@@ -173,10 +173,10 @@ def create_steps(
         The steps, and the number of epochs that the schedule has.
 
     Raises:
-        InvalidInput: `--cuda-graph` asks for what cannot be, or the optimizer refuses its options.
+        InvalidInputError: `--cuda-graph` asks for what cannot be, or the optimizer refuses its options.
     """
     if args.cuda_graph and uncaptured is not None:
-        raise InvalidInput(f'--cuda-graph: {uncaptured}')
+        raise InvalidInputError(f'--cuda-graph: {uncaptured}')
     captured = args.cuda_graph is not False and uncaptured is None
     # Shapes stay the same; not of the same bits each time on a GPU, where nothing else here is either.
     torch.backends.cudnn.benchmark = True
@@ -193,7 +193,7 @@ def create_steps(
         )
     except ValueError as error:
         # The word of all optimizers for numbers out of their range.
-        raise InvalidInput(f'--opt {args.opt} refuses its options: {error}') from error
+        raise InvalidInputError(f'--opt {args.opt} refuses its options: {error}') from error
     updates = -(-batches // args.grad_accum_steps)
     scheduler, epochs = create_scheduler_v2(optimizer, **scheduler_kwargs(args), updates_per_epoch=updates)
     return (CapturedSteps if captured else Steps)(wrapped, model, optimizer, scheduler, args, rank), epochs

@@ -23,7 +23,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional
 
 import torch
 
-from ..errors import DamagedFile
+from ..errors import DamagedFileError
 from ..files import sync_folder, write_file
 from ..pretrained.weight_files import read_weights, weights_bytes
 
@@ -101,11 +101,11 @@ def load_checkpoint(run: Path) -> Checkpoint:
     """Read the last checkpoint of a run.
 
     Raises:
-        DamagedFile: There is none, or it is not what was written.
+        DamagedFileError: There is none, or it is not what was written.
     """
     checkpoints = list_checkpoints(run)
     if not checkpoints:
-        raise DamagedFile(f'{run} holds no checkpoint: it is no folder of a run, or of one that never began.')
+        raise DamagedFileError(f'{run} holds no checkpoint: it is no folder of a run, or of one that never began.')
     path = checkpoints[-1]
     before = f', and the run will go on from {checkpoints[-2].name}' if len(checkpoints) > 1 else ''
     remedy = f'Remove the folder {path}{before}.'
@@ -113,14 +113,14 @@ def load_checkpoint(run: Path) -> Checkpoint:
         sums = json.loads((path / _MANIFEST).read_text())
         found = {file.name for file in path.iterdir()} - {_MANIFEST}
         if not isinstance(sums, dict) or found != sums.keys() or not {'model.safetensors', 'state.pt'} <= found:
-            raise DamagedFile(f'the files {sorted(found)} are not those that {_MANIFEST} lists.')
+            raise DamagedFileError(f'the files {sorted(found)} are not those that {_MANIFEST} lists.')
         for name, expected in sums.items():
             if hashlib.sha256((path / name).read_bytes()).hexdigest() != expected:
-                raise DamagedFile(f'{name} is not what was written (sha256).')
+                raise DamagedFileError(f'{name} is not what was written (sha256).')
         state = torch.load(path / 'state.pt', map_location='cpu', weights_only=True)
         weights = {file.stem: read_weights(file) for file in path.glob('*.safetensors')}
-    except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError, DamagedFile) as error:
-        raise DamagedFile(f'The checkpoint {path} is damaged: {error} {remedy}') from error
+    except (OSError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError, DamagedFileError) as error:
+        raise DamagedFileError(f'The checkpoint {path} is damaged: {error} {remedy}') from error
     return Checkpoint(path, weights, state)
 
 

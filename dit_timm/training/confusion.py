@@ -8,7 +8,7 @@ import torch
 from .pyplot import plt
 
 # Of more classes the names would not be read.
-_MOST_NAMES = 40
+_MAX_NAMES = 40
 
 
 class Confusion:
@@ -48,7 +48,7 @@ class Confusion:
         shares = self.counts / self.counts.sum(1, keepdim=True).clamp(min=1)
         figure, axis = plt.subplots(figsize=(8, 7), layout='constrained')
         figure.colorbar(axis.imshow(shares.numpy(), vmin=0, vmax=1, cmap='viridis'), label='share of the true class')
-        if size <= _MOST_NAMES:
+        if size <= _MAX_NAMES:
             # Else what stands between two of them is a formula to matplotlib.
             labels = [self._name(number, names).replace('$', r'\$') for number in range(size)]
             axis.set_xticks(range(size), labels, rotation=90)

@@ -31,7 +31,7 @@ def environment(device: str) -> Dict[str, str]:
 
 
 def note_environment(folder: Path, device: str, processes: int, images: Optional[str] = None) -> None:
-    """Add a row to the `environment.csv` of a run, which begins or goes on.
+    """Add a row to the `environment.csv` of a run, which begins or resumes.
 
     Args:
         folder: The folder of the run.

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import Any, Dict, List
 
-from ..errors import MissingPackage
+from ..errors import MissingPackageError
 from ..files import write_file
 from .curves import plot_curves
 
@@ -36,7 +36,7 @@ class Logs:
         args: Options.
 
     Raises:
-        MissingPackage: `--log-tensorboard` or `--log-wandb` without the package.
+        MissingPackageError: `--log-tensorboard` or `--log-wandb` without the package.
     """
 
     def __init__(self, folder: Path, args: argparse.Namespace) -> None:
@@ -46,13 +46,13 @@ class Logs:
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError as error:
-                raise MissingPackage('--log-tensorboard needs the package: pip install tensorboard') from error
+                raise MissingPackageError('--log-tensorboard needs the package: pip install tensorboard') from error
             self.tensorboard = SummaryWriter(str(folder / 'tensorboard'))
         if args.log_wandb:
             try:
                 import wandb
             except ImportError as error:
-                raise MissingPackage('--log-wandb needs the package: pip install wandb') from error
+                raise MissingPackageError('--log-wandb needs the package: pip install wandb') from error
             self.wandb = wandb
             wandb.init(project='dit_timm', id=folder.name, name=folder.name, resume='allow', config=vars(args))
 

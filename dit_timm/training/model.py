@@ -13,7 +13,7 @@ from timm.models import get_pretrained_cfg_value
 from torch import nn
 
 from ..data.inputs import input_arguments, requested_input
-from ..errors import DamagedFile, InvalidInput, Unavailable, UserError
+from ..errors import DamagedFileError, InvalidInputError, UnavailableError, UserError
 from ..pretrained.hub_errors import remedy
 from ..pretrained.sources import folder_of, is_source, read_source
 from . import variants
@@ -34,7 +34,9 @@ def resolve_source(args: argparse.Namespace) -> None:
     if not is_source(args.model):
         return
     if args.pretrained_from not in (None, args.model):
-        raise InvalidInput(f'--model {args.model} and --pretrained-from {args.pretrained_from}: leave one of them out.')
+        raise InvalidInputError(
+            f'--model {args.model} and --pretrained-from {args.pretrained_from}: leave one of them out.'
+        )
     folder = folder_of(args.model)
     args.pretrained_from = args.model if folder is None else f'local-dir:{folder.absolute()}'
     source = read_source(args.pretrained_from)
@@ -62,7 +64,7 @@ def check_model(args: argparse.Namespace) -> None:
     if not args.model_kwargs:
         return
     if 'num_classes' in args.model_kwargs:
-        raise InvalidInput('--model-kwargs num_classes: --num-classes says it.')
+        raise InvalidInputError('--model-kwargs num_classes: --num-classes says it.')
     try:
         with torch.device('meta'):
             _created(name, args, False, input_arguments(vars(args), fixed))
@@ -79,8 +81,8 @@ def build_model(args: argparse.Namespace, **kwargs: Any) -> nn.Module:
         **kwargs: More arguments of `timm.create_model`; `--model-kwargs` wins.
 
     Raises:
-        InvalidInput: timm knows no such model; near names are listed. Or `--variant` is not one of this network.
-        DamagedFile: The weights of a folder or repository do not fit its network.
+        InvalidInputError: timm knows no such model; near names are listed. Or `--variant` is not one of this network.
+        DamagedFileError: The weights of a folder or repository do not fit its network.
     """
     name, fixed = _found(args)
     kwargs.update(input_arguments(vars(args), fixed))
@@ -90,7 +92,7 @@ def build_model(args: argparse.Namespace, **kwargs: Any) -> nn.Module:
         # The word of timm and torch for weights that are missing, cut short, or of another network.
         if not (args.pretrained and is_source(name)):
             raise
-        raise DamagedFile(f'{name}: its weights cannot be loaded: {str(error).strip()}') from error
+        raise DamagedFileError(f'{name}: its weights cannot be loaded: {str(error).strip()}') from error
     variants.apply(model, args.variant)
     _check_device(args.device)
     model.to(args.device)
@@ -104,17 +106,17 @@ def _found(args: argparse.Namespace) -> Tuple[str, bool]:
     if is_source(name):
         source = read_source(name)
         if args.model not in (name, source.architecture):
-            raise InvalidInput(f'{name} is a {source.architecture}, and the network to train a {args.model}.')
+            raise InvalidInputError(f'{name} is a {source.architecture}, and the network to train a {args.model}.')
         return name, source.cfg.get('fixed_input_size', False)
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        raise InvalidInput(f'--model {name} is not known to timm. Near names: {", ".join(near) or "none"}.')
+        raise InvalidInputError(f'--model {name} is not known to timm. Near names: {", ".join(near) or "none"}.')
     try:
         return name, get_pretrained_cfg_value(name, 'fixed_input_size')
     except RuntimeError as error:
         # timm's word for a tag that the network does not have.
         near = difflib.get_close_matches(name, timm.list_pretrained(), n=3)
-        raise InvalidInput(
+        raise InvalidInputError(
             f'--model {name}: there are no such weights of it. Near names: {", ".join(near) or "none"}.'
         ) from error
 
@@ -130,17 +132,17 @@ def _created(name: str, args: argparse.Namespace, pretrained: bool, kwargs: Dict
             own = timm.create_model(name)
         known = {key for kind in type(own).__mro__ for key in inspect.signature(kind.__init__).parameters}
         near = difflib.get_close_matches(unknown[1], known - _OF_PYTHON, n=3)
-        raise InvalidInput(
+        raise InvalidInputError(
             f'--model-kwargs {unknown[1]}: {args.model} has no such argument. Near names: {", ".join(near) or "none"}.'
         ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         reason = remedy(error) or 'They are not in the cache, and the Hub cannot be reached: connect once.'
-        raise Unavailable(f'The weights of {name} cannot be had. {reason}') from error
+        raise UnavailableError(f'The weights of {name} cannot be had. {reason}') from error
     except (ValueError, AssertionError) as error:
         if not args.model_kwargs or isinstance(error, UserError):
             raise
         words = ' '.join(f'{key}={value}' for key, value in args.model_kwargs.items())
-        raise InvalidInput(f'--model-kwargs {words}: {args.model} refuses them: {error}') from error
+        raise InvalidInputError(f'--model-kwargs {words}: {args.model} refuses them: {error}') from error
 
 
 def _check_device(device: str) -> None:
@@ -148,4 +150,4 @@ def _check_device(device: str) -> None:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         # torch's words for a device that is not there, or that it was not built for.
-        raise InvalidInput(f'--device {device} cannot be used: {str(error).strip().splitlines()[0]}') from error
+        raise InvalidInputError(f'--device {device} cannot be used: {str(error).strip().splitlines()[0]}') from error

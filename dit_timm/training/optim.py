@@ -10,7 +10,7 @@ from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from ..errors import InvalidInput
+from ..errors import InvalidInputError
 
 # The weights of a quadratic term, and of the norm in front of it.
 _QUADRATIC = re.compile(r'(^|\.)quadratic(_norm)?\.')
@@ -32,14 +32,16 @@ def freeze_all_but(model: nn.Module, patterns: Sequence[str]) -> int:
         The number of parameters that are trained.
 
     Raises:
-        InvalidInput: A pattern is found in no name.
+        InvalidInputError: A pattern is found in no name.
     """
     names = dict(model.named_parameters())
     trained = set()
     for pattern in patterns:
         found = {name for name in names if (is_quadratic(name) if pattern == 'quadratic' else re.search(pattern, name))}
         if not found:
-            raise InvalidInput(f'--train-only {pattern} is found in no parameter; the first are {list(names)[:5]}.')
+            raise InvalidInputError(
+                f'--train-only {pattern} is found in no parameter; the first are {list(names)[:5]}.'
+            )
         trained |= found
     for name, parameter in names.items():
         parameter.requires_grad_(name in trained)
@@ -71,13 +73,13 @@ def parameter_groups(
         decay_norms: Decay biases and the weights of norms too, as the paper does on CIFAR; timm does not.
 
     Raises:
-        InvalidInput: This timm cannot decay norms.
+        InvalidInputError: This timm cannot decay norms.
     """
     exempt = () if decay_norms else getattr(model, 'no_weight_decay', tuple)()
     options = dict(weight_decay=weight_decay, no_weight_decay_list=exempt)
     if decay_norms:
         if 'weight_decay_exclude_1d' not in inspect.signature(param_groups_weight_decay).parameters:
-            raise InvalidInput(f'--decay-norms needs timm 1.0.16 or later; this is {timm.__version__}.')
+            raise InvalidInputError(f'--decay-norms needs timm 1.0.16 or later; this is {timm.__version__}.')
         options['weight_decay_exclude_1d'] = False
     if layer_decay is None:
         groups = param_groups_weight_decay(model, **options)

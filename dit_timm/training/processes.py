@@ -7,7 +7,7 @@ import torch.distributed as dist
 from timm.utils import init_distributed_device
 from torch import nn
 
-from ..errors import InvalidInput
+from ..errors import InvalidInputError
 
 
 class Processes:
@@ -17,26 +17,26 @@ class Processes:
         args: Options; `device` becomes this process's own.
 
     Raises:
-        InvalidInput: There is no such device.
+        InvalidInputError: There is no such device.
     """
 
     def __init__(self, args: argparse.Namespace) -> None:
         try:
             torch.device(args.device)
         except RuntimeError as error:
-            raise InvalidInput(f'--device {args.device} cannot be used: {error}') from error
+            raise InvalidInputError(f'--device {args.device} cannot be used: {error}') from error
         try:
             self.device = init_distributed_device(args)
         except AssertionError as error:
             # timm's word for a device that is not there.
-            raise InvalidInput(f'--device {args.device} cannot be used: {error}') from error
+            raise InvalidInputError(f'--device {args.device} cannot be used: {error}') from error
         self.rank, self.world_size = args.rank, args.world_size
         # The run's options are written to its folder and must not say which process wrote them.
         for name in ('rank', 'local_rank', 'world_size', 'distributed'):
             delattr(args, name)
 
     @property
-    def is_first(self) -> bool:
+    def is_primary(self) -> bool:
         """Whether this one prints and writes."""
         return self.rank == 0
 
@@ -60,12 +60,12 @@ class Processes:
         dist.all_reduce(total)
         return total.item() / self.world_size
 
-    def wait(self) -> None:
+    def barrier(self) -> None:
         """Wait until all have come here."""
         if self.world_size > 1:
             dist.barrier()
 
-    def agree(self, text: str) -> str:
+    def broadcast(self, text: str) -> str:
         """The text of the first process, for all."""
         if self.world_size == 1:
             return text

@@ -43,7 +43,7 @@ class Steps:
 
     Args:
         model: The network, wrapped and compiled as it will be called.
-        bare: The same network as it is saved.
+        unwrapped: The same network as it is saved.
         optimizer: The optimizer.
         scheduler: timm's scheduler, for its steps by update.
         args: Options.
@@ -51,16 +51,16 @@ class Steps:
     """
 
     def __init__(
-            self, model: nn.Module, bare: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any,
+            self, model: nn.Module, unwrapped: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any,
             args: argparse.Namespace, rank: int = 0,
     ) -> None:
-        self.model, self.bare, self.optimizer, self.scheduler = model, bare, optimizer, scheduler
+        self.model, self.unwrapped, self.optimizer, self.scheduler = model, unwrapped, optimizer, scheduler
         self.args, self.rank = args, rank
         self.device = torch.device(args.device)
         self.updates = 0
         # Such as AdaHessian, which differentiates the gradients.
         self.second_order = getattr(optimizer, 'is_second_order', False)
-        self.mixup = create_mixup(args, bare.num_classes)
+        self.mixup = create_mixup(args, unwrapped.num_classes)
         self.loss_fn = create_loss(args, self.mixup is not None)
         self.erasing = RandomErasing(
             args.reprob, mode=args.remode, max_count=args.recount, device=self.device,
@@ -68,7 +68,7 @@ class Steps:
         # Float16 gradients underflow unless the loss is scaled up; bfloat16 has the range of float32.
         self.scaler = NativeScaler(device=self.device.type) if args.amp and args.amp_dtype == 'float16' else None
         self.ema = ModelEmaV3(
-            bare, decay=args.model_ema_decay, use_warmup=args.model_ema_warmup,
+            unwrapped, decay=args.model_ema_decay, use_warmup=args.model_ema_warmup,
         ) if args.model_ema else None
 
     def step(self, images: torch.Tensor, targets: torch.Tensor, epoch: int, batch: int, batches: int) -> torch.Tensor:
@@ -123,11 +123,11 @@ class Steps:
 
     def _average(self) -> None:
         """Let the averaged weights follow."""
-        self.ema.update(self.bare, step=self.updates)
+        self.ema.update(self.unwrapped, step=self.updates)
 
     def _backward(self, loss: torch.Tensor, updates: bool) -> None:
         args = self.args
-        parameters = [parameter for parameter in self.bare.parameters() if parameter.requires_grad]
+        parameters = [parameter for parameter in self.unwrapped.parameters() if parameter.requires_grad]
         if self.scaler is not None:
             self.scaler(
                 loss, self.optimizer, clip_grad=args.clip_grad, clip_mode=args.clip_mode, parameters=parameters,

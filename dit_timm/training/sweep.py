@@ -15,7 +15,7 @@ from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Sequence
 import timm
 import yaml
 
-from ..errors import InvalidInput, MissingFile
+from ..errors import InvalidInputError, MissingFileError
 from ..pretrained.sources import folder_of, is_source, public_name, read_source
 from .variants import VARIANTS
 
@@ -23,7 +23,7 @@ _KEYS = {'data': str, 'recipe': str, 'options': dict, 'runs': list}
 # What tells runs apart, or is the command line's.
 _OF_RUNS = {'model', 'variant', 'seed', 'device', 'output', 'experiment', 'config', 'data_dir', 'resume', 'dry_run'}
 # Names that a message lists.
-_MOST_LISTED = 8
+_MAX_LISTED = 8
 _RUN_KEYS = {'models': list, 'variants': list, 'seeds': list, 'recipe': str, 'options': dict}
 
 
@@ -68,13 +68,13 @@ def read_sweep(path: Path) -> Sweep:
     """Read the file of a sweep.
 
     Raises:
-        InvalidInput: It says what this module does not know, or names a run twice.
+        InvalidInputError: It says what this module does not know, or names a run twice.
         OSError: There is no such file, or no such recipe.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding='utf-8'))
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InvalidInput(f'{path} is no YAML: {error}') from error
+        raise InvalidInputError(f'{path} is no YAML: {error}') from error
     _check_keys(content, _KEYS, ('data', 'recipe', 'runs'), str(path))
     runs = [
         run for number, entry in enumerate(content['runs'], 1)
@@ -83,7 +83,7 @@ def read_sweep(path: Path) -> Sweep:
     names = [run.name for run in runs]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise InvalidInput(f'{path} names runs twice: {", ".join(twice[:5])}. Give each a seed of its own.')
+        raise InvalidInputError(f'{path} names runs twice: {", ".join(twice[:5])}. Give each a seed of its own.')
     return Sweep(path, content['data'], runs)
 
 
@@ -91,11 +91,11 @@ def _expanded(entry: Any, content: Mapping[str, Any], path: Path, where: str) ->
     _check_keys(entry, _RUN_KEYS, ('models', 'variants', 'seeds'), where)
     recipe = (path.parent / entry.get('recipe', content['recipe'])).resolve()
     if not recipe.is_file():
-        raise MissingFile(f'{where}: there is no recipe {recipe}.')
+        raise MissingFileError(f'{where}: there is no recipe {recipe}.')
     options = {**content.get('options', {}), **entry.get('options', {})}
     own = sorted(_OF_RUNS & {str(name).replace('-', '_') for name in options})
     if own:
-        raise InvalidInput(
+        raise InvalidInputError(
             f'{where}: {", ".join(own)} cannot be options, since runs or the command line have their own.'
         )
     for model in entry['models']:
@@ -108,7 +108,7 @@ def _expanded(entry: Any, content: Mapping[str, Any], path: Path, where: str) ->
             _check_known(model, timm.list_models('*dit_*'), 'model', where)
         for seed in entry['seeds']:
             if not isinstance(seed, int):
-                raise InvalidInput(f'{where}: seeds are whole numbers; got {seed!r}.')
+                raise InvalidInputError(f'{where}: seeds are whole numbers; got {seed!r}.')
             # The runs that are compared stand next to each other.
             for variant in entry['variants']:
                 _check_known(variant, VARIANTS, 'variant', where)
@@ -117,20 +117,20 @@ def _expanded(entry: Any, content: Mapping[str, Any], path: Path, where: str) ->
 
 def _check_keys(content: Any, keys: Dict[str, type], needed: Sequence[str], where: str) -> None:
     if not isinstance(content, dict):
-        raise InvalidInput(f'{where} must map {", ".join(keys)}; it holds {content!r}.')
+        raise InvalidInputError(f'{where} must map {", ".join(keys)}; it holds {content!r}.')
     for key, value in content.items():
         _check_known(key, keys, 'key', where)
         if not isinstance(value, keys[key]) or not value and key in needed:
-            raise InvalidInput(f'{where}: {key} must be a {keys[key].__name__} that is not empty; got {value!r}.')
+            raise InvalidInputError(f'{where}: {key} must be a {keys[key].__name__} that is not empty; got {value!r}.')
     missing = [key for key in needed if key not in content]
     if missing:
-        raise InvalidInput(f'{where} lacks {", ".join(missing)}.')
+        raise InvalidInputError(f'{where} lacks {", ".join(missing)}.')
 
 
 def _check_known(name: Any, known: Any, what: str, where: str) -> None:
     if name not in known:
         near = difflib.get_close_matches(str(name), list(known), n=3)
         hint = f' Did you mean {" or ".join(near)}?' if near else ''
-        listed = f' There are {", ".join(known)}.' if len(known) <= _MOST_LISTED else ''
+        listed = f' There are {", ".join(known)}.' if len(known) <= _MAX_LISTED else ''
         options = " Options of train.py stand under 'options'." if 'options' in known else ''
-        raise InvalidInput(f'{where}: unknown {what} {name!r}.{hint}{listed}{options}')
+        raise InvalidInputError(f'{where}: unknown {what} {name!r}.{hint}{listed}{options}')

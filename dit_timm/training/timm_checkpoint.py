@@ -10,7 +10,7 @@ import timm
 import torch
 from timm.models import clean_state_dict
 
-from ..errors import DamagedFile, InvalidInput
+from ..errors import DamagedFileError, InvalidInputError
 
 # Where timm's and others' checkpoints have their weights, averaged and not; a file may also be nothing but weights.
 _AVERAGED, _WEIGHTS = ('state_dict_ema', 'model_ema'), ('state_dict', 'model')
@@ -20,8 +20,8 @@ def read_checkpoint(path: Path) -> Dict[str, Any]:
     """Read a file of torch.save that holds tensors, plain values and, as timm's do, the options of the run.
 
     Raises:
-        DamagedFile: It is no such file, or cut short.
-        InvalidInput: It holds objects that only code could make.
+        DamagedFileError: It is no such file, or cut short.
+        InvalidInputError: It holds objects that only code could make.
         OSError: It cannot be read.
     """
     try:
@@ -31,13 +31,13 @@ def read_checkpoint(path: Path) -> Dict[str, Any]:
         # torch has one class for what it refuses and what it cannot read.
         refused = re.search(r'Unsupported global: GLOBAL (\S+)', str(error))
         if refused:
-            raise InvalidInput(
+            raise InvalidInputError(
                 f'{path} holds Python objects beside tensors, such as {refused[1]}, and to load them could run code: '
                 f'it is not loaded. Where you trust it, save its weights alone, or as safetensors.'
             ) from error
-        raise DamagedFile(f'{path} is no whole file of torch.save.') from error
+        raise DamagedFileError(f'{path} is no whole file of torch.save.') from error
     if not isinstance(content, dict):
-        raise DamagedFile(f'{path} holds a {type(content).__name__}, and no weights by name.')
+        raise DamagedFileError(f'{path} holds a {type(content).__name__}, and no weights by name.')
     return content
 
 
@@ -50,15 +50,15 @@ def weights_of(checkpoint: Mapping[str, Any], use_ema: bool, path: Path) -> Dict
         path: Where it is, for messages.
 
     Raises:
-        InvalidInput: It has no averaged weights.
-        DamagedFile: It has no weights.
+        InvalidInputError: It has no averaged weights.
+        DamagedFileError: It has no weights.
     """
     names = [name for name in (_AVERAGED if use_ema else _WEIGHTS) if checkpoint.get(name) is not None]
     if use_ema and not names:
-        raise InvalidInput(f'{path} has no averaged weights ({" or ".join(_AVERAGED)}): leave --use-ema out.')
+        raise InvalidInputError(f'{path} has no averaged weights ({" or ".join(_AVERAGED)}): leave --use-ema out.')
     tensors = checkpoint[names[0]] if names else checkpoint
     if not isinstance(tensors, dict) or not tensors or not all(map(torch.is_tensor, tensors.values())):
-        raise DamagedFile(f'{path} has no weights: it holds {", ".join(map(str, list(checkpoint)[:5]))}.')
+        raise DamagedFileError(f'{path} has no weights: it holds {", ".join(map(str, list(checkpoint)[:5]))}.')
     return clean_state_dict(tensors)
 
 

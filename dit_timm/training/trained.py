@@ -14,7 +14,7 @@ from torch import nn
 
 from ..data.inputs import OPTIONS
 from ..data.splits import held_out_name
-from ..errors import DamagedFile, InvalidInput
+from ..errors import DamagedFileError, InvalidInputError
 from ..pretrained.weight_files import load_weights, read_weights
 from .config import read_options
 from .logs import read_csv
@@ -81,7 +81,7 @@ def _defaults(parser: argparse.ArgumentParser, checkpoint: Path) -> Dict[str, An
     path = checkpoint.with_name('args.yaml')
     try:
         run = read_options(parser, path) if path.is_file() else _said(checkpoint)
-    except (DamagedFile, InvalidInput):
+    except (DamagedFileError, InvalidInputError):
         # Of it speaks who loads the weights.
         return {}
     known = {action.dest for action in parser._actions}
@@ -118,19 +118,19 @@ def _metadata(checkpoint: Path) -> Dict[str, str]:
         with safe_open(checkpoint, framework='pt') as file:
             return file.metadata() or {}
     except (SafetensorError, ValueError) as error:
-        raise DamagedFile(f'{checkpoint} is no whole safetensors file: {error}') from error
+        raise DamagedFileError(f'{checkpoint} is no whole safetensors file: {error}') from error
 
 
 def result_on_test(run: Path) -> Dict[str, str]:
     """The row of a run's results.csv that is of its test split.
 
     Raises:
-        InvalidInput: There is none.
+        InvalidInputError: There is none.
     """
     split = yaml.safe_load((run / 'args.yaml').read_text())['test_split']
     tests = [row for row in read_csv(run / 'results.csv') if row['split'] == split]
     if not tests:
-        raise InvalidInput(f'{run} has no result on a test split; train with --test-split.')
+        raise InvalidInputError(f'{run} has no result on a test split; train with --test-split.')
     # The first may be of the same split, looked at after every epoch.
     return tests[-1]
 
@@ -139,8 +139,8 @@ def load_trained(args: argparse.Namespace) -> nn.Module:
     """Build the network that the options name, with its trained weights.
 
     Raises:
-        DamagedFile: The weights are damaged, or of another network.
-        InvalidInput: They cannot be had without executing code, or there are none of the kind that is asked for.
+        DamagedFileError: The weights are damaged, or of another network.
+        InvalidInputError: They cannot be had without executing code, or there are none of the kind that is asked for.
     """
     if args.checkpoint is None:
         return build_model(args).eval()

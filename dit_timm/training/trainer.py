@@ -16,7 +16,7 @@ from ..data.loaders import Batches, eval_loader, train_loader
 from ..data.resident import ResidentSplits
 from ..data.splits import check_classes, class_names, data_config, held_out_name, hold_out, open_split
 from ..data.streams import check_options, is_stream, size_of
-from ..errors import DamagedFile, Diverged, InvalidInput, Unavailable
+from ..errors import DamagedFileError, DivergedError, InvalidInputError, UnavailableError
 from ..files import write_file
 from ..pretrained.weight_files import load_weights, read_weights, weights_bytes
 from .captured import create_steps, why_uncaptured
@@ -52,7 +52,7 @@ class Trainer:
         show: Whether there are progress bars and a line for each epoch.
 
     Raises:
-        InvalidInput: Options or data do not fit together.
+        InvalidInputError: Options or data do not fit together.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Trainer:
             show: bool = True,
     ) -> None:
         self.args, self.processes = args, processes
-        self.show = show and processes.is_first
+        self.show = show and processes.is_primary
         self.resident = resident or ResidentSplits(args.device, args.data_cache) if args.data_on_device else None
         check_model(args)
         self._open_data()
@@ -69,7 +69,7 @@ class Trainer:
             try:
                 self.model.set_grad_checkpointing()
             except AssertionError as error:
-                raise InvalidInput(f'--grad-checkpointing: {args.model} cannot do that: {error}') from error
+                raise InvalidInputError(f'--grad-checkpointing: {args.model} cannot do that: {error}') from error
         args.num_classes = self.model.num_classes
         self.trained = sum(parameter.numel() for parameter in self.model.parameters() if parameter.requires_grad)
         if args.train_only:
@@ -180,12 +180,12 @@ class Trainer:
         """Stand where the last checkpoint of a run stood.
 
         Raises:
-            DamagedFile: It is damaged, or of another network or number of processes.
+            DamagedFileError: It is damaged, or of another network or number of processes.
         """
         checkpoint = load_checkpoint(folder)
         state = checkpoint.state
         if state['world_size'] != self.processes.world_size:
-            raise DamagedFile(
+            raise DamagedFileError(
                 f'{checkpoint.path} is of a run of {state["world_size"]} processes; this one has '
                 f'{self.processes.world_size}, and would train on other batches.'
             )
@@ -197,7 +197,7 @@ class Trainer:
         self.loss_sum, self.seconds = state['loss_sum'], state['seconds']
         self.history = state['history']
         if self.data_digest and state.get('data') not in (None, self.data_digest):
-            raise DamagedFile(
+            raise DamagedFileError(
                 f'{checkpoint.path} is of a run on other images: those of {self.args.train_split!r} in '
                 f'{self.args.data_dir} have changed since. Bring them back, or begin a new run.'
             )
@@ -210,7 +210,7 @@ class Trainer:
             OSError: It could not be written.
         """
         self.saved_at = time.monotonic()
-        if not self.processes.is_first:
+        if not self.processes.is_primary:
             return
         weights = {'model': self.model.state_dict()}
         if self.steps.ema is not None:
@@ -244,8 +244,8 @@ class Trainer:
 
         Raises:
             Interrupted: Ctrl-C or SIGTERM; a checkpoint has been saved.
-            Diverged: The loss is not finite.
-            UnreadableImage: An image cannot be read.
+            DivergedError: The loss is not finite.
+            UnreadableImageError: An image cannot be read.
             OSError: A file cannot be written; the last good checkpoint is intact.
         """
         with Interrupt() as interrupt:
@@ -264,7 +264,7 @@ class Trainer:
             After each step.
         """
         self.logs = None
-        if self.processes.is_first:
+        if self.processes.is_primary:
             self.logs = Logs(folder, self.args)
             note_environment(folder, self.args.device, self.processes.world_size, self.data_digest)
         try:
@@ -276,7 +276,7 @@ class Trainer:
             whole = describe(list_checkpoints(folder))
             if whole is None:
                 raise
-            raise Unavailable(f'{error}. {whole} Go on with --resume {folder}') from error
+            raise UnavailableError(f'{error}. {whole} Go on with --resume {folder}') from error
 
     def _run_epoch(self, folder: Path, request: StopRequest) -> Iterator[None]:
         title = f'epoch {self.epoch + 1}/{self.epochs}'
@@ -342,7 +342,7 @@ class Trainer:
             if looks or saves or stops:
                 self.batch, self.loss_sum, self.seconds = done, loss_sum.item(), time.perf_counter() - start
                 if not math.isfinite(self.loss_sum):
-                    raise Diverged(
+                    raise DivergedError(
                         f'{title}: the loss is not finite, within the {_LOOK_EVERY} batches before batch {done}. '
                         f'Try a lower --lr or --clip-grad 1.'
                     )
@@ -358,7 +358,7 @@ class Trainer:
                 self._stop(folder, request)
             yield
         if self.batch < batches:
-            raise InvalidInput(f'{title}: the data ended after {self.batch} of {batches} batches.')
+            raise InvalidInputError(f'{title}: the data ended after {self.batch} of {batches} batches.')
 
     def _stop(self, folder: Path, request: StopRequest) -> None:
         # Processes are not told at the same batch, and a stream begins at its beginning: both go back to the last
@@ -372,7 +372,7 @@ class Trainer:
         return self.model if self.steps.ema is None else self.steps.ema.module
 
     def _save_weights(self, folder: Path) -> None:
-        if self.processes.is_first:
+        if self.processes.is_primary:
             metadata = {
                 'model': self.args.model, 'epoch': str(self.epoch), 'format': 'pt',
                 **options_metadata(vars(self.args)), **classes_metadata(class_names(self.train_set)),
@@ -395,7 +395,7 @@ class Trainer:
                 **{name: row[f'eval_{name}'] for name in ('loss', 'top1', 'top5')},
             })
         if self.test_set is not None:
-            self.processes.wait()
+            self.processes.barrier()
             model = self._evaluated()
             load_weights(model, read_weights(folder / 'model.safetensors'), folder)
             title = f'test on {self.args.test_split}'
@@ -403,7 +403,7 @@ class Trainer:
             results.append({
                 'split': self.args.test_split, 'images': size_of(self.test_set), **kept, **metrics,
             })
-        if results and self.processes.is_first:
+        if results and self.processes.is_primary:
             write_csv(results, folder / 'results.csv')
         if self.logs is not None:
             self.logs.finish(self.history)

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..analysis.ablation import quadratic_terms
-from ..errors import InvalidInput
+from ..errors import InvalidInputError
 from ..layers import ChannelQuadratic2d
 
 DIT, PLAIN, FROZEN, TRANSPOSED, MLP = 'dit', 'plain', 'frozen', 'transposed', 'mlp'
@@ -72,12 +72,12 @@ def apply(model: nn.Module, variant: str) -> nn.Module:
     """Change a network as `--variant` asks for, in place.
 
     Raises:
-        InvalidInput: It has no quadratic term to change.
+        InvalidInputError: It has no quadratic term to change.
     """
     if variant not in (FROZEN, MLP):
         return model
     if not quadratic_terms(model):
-        raise InvalidInput(
+        raise InvalidInputError(
             f'--variant {variant} needs a network with a quadratic term; {type(model).__name__} has none.'
         )
     for module in list(model.modules()):

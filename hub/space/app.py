@@ -16,7 +16,7 @@ import gradio as gr
 import timm
 from gradio.data_classes import ImageData
 from gradio.utils import get_upload_folder
-from pictures import MOST_BYTES, coloured, read_picture, seen
+from pictures import MAX_BYTES, coloured, read_picture, seen
 from PIL import Image
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_data_config
 from timm.models import get_pretrained_cfg
@@ -25,7 +25,7 @@ from torch import nn
 from dit_timm import load_pretrained_checked
 from dit_timm.analysis.ablation import quadratic_terms
 from dit_timm.analysis.quadratic_map import Explained, explain
-from dit_timm.errors import InvalidInput, UserError
+from dit_timm.errors import InvalidInputError, UserError
 
 _ABOUT = """# Dendritic CNNs
 A Dit-CNN is a CNN in which one convolution also receives a weighted sum of products of its input channels. Upload a
@@ -61,13 +61,13 @@ def load(name: str) -> nn.Module:
     """A network of timm's registry or the Hub, its checksum compared.
 
     Raises:
-        NoWeights: There is no such network.
-        DamagedFile: Its weights are not what was published.
-        InvalidInput: It has no quadratic term.
+        NoWeightsError: There is no such network.
+        DamagedFileError: Its weights are not what was published.
+        InvalidInputError: It has no quadratic term.
     """
     model = load_pretrained_checked(name)
     if not quadratic_terms(model):
-        raise InvalidInput(f'{name} has no quadratic term; this page is for Dit networks.')
+        raise InvalidInputError(f'{name} has no quadratic term; this page is for Dit networks.')
     return model
 
 
@@ -170,7 +170,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         print(f'error: {error}', file=sys.stderr)
         return 1
     try:
-        page(names).launch(server_name=args.host, server_port=args.port, max_file_size=MOST_BYTES)
+        page(names).launch(server_name=args.host, server_port=args.port, max_file_size=MAX_BYTES)
     except OSError as error:
         # gradio speaks of its own settings only.
         print(f'error: {error} Here: --port and --host.', file=sys.stderr)

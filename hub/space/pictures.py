@@ -8,17 +8,17 @@ import torch
 from PIL import Image
 
 from dit_timm.data.images import FORMATS, to_mode
-from dit_timm.errors import InvalidInput
+from dit_timm.errors import InvalidInputError
 
-MOST_BYTES = 20 << 20
-MOST_PIXELS = 50_000_000
-_LIMIT = f'at most {MOST_PIXELS // 10 ** 6} million pixels are taken.'
-_MOST_LENGTH = 20
+MAX_BYTES = 20 << 20
+MAX_PIXELS = 50_000_000
+_LIMIT = f'at most {MAX_PIXELS // 10 ** 6} million pixels are taken.'
+_MAX_LENGTH = 20
 # Small inputs are enlarged to at least this many pixels a side.
 _SHOWN_SIZE = 320
 
 
-class UnreadablePicture(InvalidInput):
+class UnreadablePictureError(InvalidInputError):
     """A file is too large or no picture; the message says which."""
 
 
@@ -26,12 +26,12 @@ def read_picture(path: Path) -> Image.Image:
     """Read a file that a stranger sent, upright and in RGB.
 
     Raises:
-        UnreadablePicture: It is too large, broken, or no picture.
-        InvalidInput: Nothing says which of its values is white.
+        UnreadablePictureError: It is too large, broken, or no picture.
+        InvalidInputError: Nothing says which of its values is white.
     """
     size = path.stat().st_size
-    if size > MOST_BYTES:
-        raise UnreadablePicture(f'The file has {size / 2 ** 20:.1f} MiB; at most {MOST_BYTES >> 20} MiB are taken.')
+    if size > MAX_BYTES:
+        raise UnreadablePictureError(f'The file has {size / 2 ** 20:.1f} MiB; at most {MAX_BYTES >> 20} MiB are taken.')
     try:
         # Others go through decoders that were not made for a stranger's files; EPS would be handed to a program.
         with Image.open(path, formats=FORMATS) as image:
@@ -39,20 +39,22 @@ def read_picture(path: Path) -> Image.Image:
             _check_shape(*image.size)
             return to_mode(image)
     except Image.UnidentifiedImageError as error:
-        raise UnreadablePicture(f'The file is no picture that can be read ({", ".join(FORMATS)}).') from error
+        raise UnreadablePictureError(f'The file is no picture that can be read ({", ".join(FORMATS)}).') from error
     except Image.DecompressionBombError as error:
-        raise UnreadablePicture(f'The picture is huge; {_LIMIT}') from error
+        raise UnreadablePictureError(f'The picture is huge; {_LIMIT}') from error
     except (OSError, SyntaxError) as error:
-        raise UnreadablePicture('The picture is broken: it ends too early or is damaged. Upload it again.') from error
+        raise UnreadablePictureError(
+            'The picture is broken: it ends too early or is damaged. Upload it again.'
+        ) from error
 
 
 def _check_shape(width: int, height: int) -> None:
-    if width * height > MOST_PIXELS:
-        raise UnreadablePicture(f'The picture has {width} x {height} pixels; {_LIMIT}')
+    if width * height > MAX_PIXELS:
+        raise UnreadablePictureError(f'The picture has {width} x {height} pixels; {_LIMIT}')
     # A network's input has at least the short side's size: a thread of pixels would be enlarged beyond all measure.
-    if max(width, height) > _MOST_LENGTH * min(width, height):
-        raise UnreadablePicture(
-            f'The picture has {width} x {height} pixels; its long side may be at most {_MOST_LENGTH} times the short.'
+    if max(width, height) > _MAX_LENGTH * min(width, height):
+        raise UnreadablePictureError(
+            f'The picture has {width} x {height} pixels; its long side may be at most {_MAX_LENGTH} times the short.'
         )
 
 

@@ -19,11 +19,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dit_timm import available_backends, quadratic_form
 from dit_timm.benchmark import __main__ as benchmark, busy, forms, memory, scaling
-from dit_timm.benchmark.checks import CheckFailed, expect_close
+from dit_timm.benchmark.checks import CheckFailedError, expect_close
 from dit_timm.benchmark.compare import compare
-from dit_timm.benchmark.floor import Floor
 from dit_timm.benchmark.options import parse_args
 from dit_timm.benchmark.results import read_rows, to_rows
+from dit_timm.benchmark.roofline import Roofline
 from dit_timm.benchmark.runs import Work
 from dit_timm.benchmark.shape import FORWARD, FORWARD_BACKWARD, Shape
 from dit_timm.benchmark.timing import alternate
@@ -44,30 +44,30 @@ def test_op(tmp_path):
     # Few outputs: the products of 200 pixels, 200 * 160^2 * 4 bytes = 19.5 MiB, are almost all that is allocated.
     assert benchmark.main(['--device', 'cpu', '--rounds', '10', '--only', '200x160x2', '--csv', str(csv)]) == 0
     rows = read_rows(csv)
-    assert [(row['phase'], row['contestant']) for row in rows] == [
-        (phase, name) for phase in ('forward', 'forward+backward') for name in ('ours', 'materialised', 'floor')
+    assert [(row['phase'], row['implementation']) for row in rows] == [
+        (phase, name) for phase in ('forward', 'forward+backward') for name in ('ours', 'materialised', 'roofline')
     ]
     for row in rows:
         assert row['part'] == 'op' and row['subject'] == '200x160x2' and row['rounds'] == 10 and row['status'] == 'ok'
         assert row['torch'] == torch.__version__ and row['device_type'] == 'cpu' and row['dtype'] == 'float32'
         assert '--only 200x160x2' in row['command']
-        for name in ('median_s', 'spread', 'times_as_fast', 'floor_ratio'):
+        for name in ('median_s', 'spread', 'speedup', 'roofline_ratio'):
             assert math.isfinite(row[name]) and row[name] >= 0
         assert row['base_ratio'] is None and row['images_per_s'] is None
-    ours, other, floor = rows[:3]
+    ours, other, roofline = rows[:3]
     assert (ours['backend'], other['backend']) == (available_backends('cpu')[0], '')
-    assert ours['times_as_fast'] == pytest.approx(other['median_s'] / ours['median_s'], rel=1e-4)
-    assert ours['floor_ratio'] == pytest.approx(ours['median_s'] / floor['median_s'], rel=1e-4)
+    assert ours['speedup'] == pytest.approx(other['median_s'] / ours['median_s'], rel=1e-4)
+    assert ours['roofline_ratio'] == pytest.approx(ours['median_s'] / roofline['median_s'], rel=1e-4)
     assert other['peak_mib'] == pytest.approx(19.5, rel=0.2)
     assert ours['memory_share'] == pytest.approx(ours['peak_mib'] / other['peak_mib'], rel=1e-4)
-    assert floor['peak_mib'] is None
+    assert roofline['peak_mib'] is None
 
 
 def test_other_backends_take_part(tmp_path):
     csv = tmp_path / 'benchmark.csv'
     assert benchmark.main([*TINY, '--only', '40x6x4', '--backends', '--dtype', 'float64', '--csv', str(csv)]) == 0
-    names = [row['contestant'] for row in rows_of(csv, phase='forward')]
-    assert names == ['ours', *available_backends('cpu', torch.float64)[1:], 'materialised', 'floor']
+    names = [row['implementation'] for row in rows_of(csv, phase='forward')]
+    assert names == ['ours', *available_backends('cpu', torch.float64)[1:], 'materialised', 'roofline']
 
 
 class Watched(subprocess.Popen):
@@ -96,7 +96,7 @@ def test_beside_busy_processes(tmp_path, monkeypatch, started):
     rows = read_rows(csv)
     assert {row['busy'] for row in rows} == {2} and '--busy 2' in rows[0]['command']
     ours, other = rows[:2]
-    assert ours['times_as_fast'] == pytest.approx(other['median_s'] / ours['median_s'], rel=1e-4)
+    assert ours['speedup'] == pytest.approx(other['median_s'] / ours['median_s'], rel=1e-4)
     # Two for each phase, that ran while it was timed and no longer.
     assert running == [[None] * 2, [-signal.SIGKILL] * 2 + [None] * 2]
     assert [process.returncode for process in started] == [-signal.SIGKILL] * 4
@@ -129,7 +129,7 @@ def test_model(tmp_path):
     csv = tmp_path / 'benchmark.csv'
     assert benchmark.main([*TINY, '--only', *NETWORK, '--amp', 'bfloat16', '--channels-last', '--csv', str(csv)]) == 0
     rows = read_rows(csv)
-    assert [(row['phase'], row['contestant']) for row in rows] == [
+    assert [(row['phase'], row['implementation']) for row in rows] == [
         (phase, name) for phase in ('inference', 'train step') for name in ('ours', 'base network', 'materialised')
     ]
     base = rows[1]
@@ -146,9 +146,9 @@ def test_scaling(tmp_path, monkeypatch):
     monkeypatch.setattr(scaling, '_CHANNELS', (4, 8))
     csv, plot = tmp_path / 'benchmark.csv', tmp_path / 'scaling.png'
     assert benchmark.main([*TINY, '--part', 'scaling', '--csv', str(csv), '--plot', str(plot)]) == 0
-    for contestant in ('ours', 'materialised'):
-        pixels = rows_of(csv, subject='pixels', contestant=contestant)
-        channels = rows_of(csv, subject='channels', contestant=contestant)
+    for implementation in ('ours', 'materialised'):
+        pixels = rows_of(csv, subject='pixels', implementation=implementation)
+        channels = rows_of(csv, subject='channels', implementation=implementation)
         assert [row['pixels'] for row in pixels] == [20, 40, 80] and {row['in_chs'] for row in pixels} == {96}
         assert [row['in_chs'] for row in channels] == [4, 8] and {row['pixels'] for row in channels} == {40}
     assert Image.open(plot).size[0] > 500
@@ -171,9 +171,9 @@ def test_a_wrong_backend_is_not_timed(tmp_path, monkeypatch, capsys, part, wrong
 
 
 def test_checks_fail_on_what_is_not_a_number():
-    with pytest.raises(CheckFailed, match='off by nan'):
+    with pytest.raises(CheckFailedError, match='off by nan'):
         expect_close('it', torch.tensor([1., math.nan]), torch.ones(2), 1e-2)
-    with pytest.raises(CheckFailed, match='shape'):
+    with pytest.raises(CheckFailedError, match='shape'):
         expect_close('it', torch.ones(1), torch.ones(2), 1e-2)
 
 
@@ -192,7 +192,7 @@ def test_materialised_backend_is_known_for_a_while_only():
 @pytest.mark.parametrize('phase, products', [(FORWARD, 1), (FORWARD_BACKWARD, 3)])
 @pytest.mark.parametrize('shape', [Shape(1, 3, 2), Shape(1000, 48, 40)])
 def test_the_floor_has_the_flops_of_the_folded_products(shape, phase, products):
-    work = Floor(shape, 'cpu', torch.float32).build(phase)
+    work = Roofline(shape, 'cpu', torch.float32).build(phase)
     with FlopCounterMode(display=False) as counter:
         work.function()
     folded = torch.randn(shape.pixels, shape.in_chs * (shape.in_chs + 1) // 2, device='meta')
@@ -224,7 +224,7 @@ def test_out_of_memory_is_a_result():
     results = compare(runs, ['phase'], rounds=2)
     ours, other = to_rows(results['phase'], 'cpu', torch.float32, {})
     assert (ours['status'], other['status']) == ('ok', 'out of memory')
-    assert ours['times_as_fast'] is None and other['median_s'] is None
+    assert ours['speedup'] is None and other['median_s'] is None
 
 
 @pytest.mark.parametrize('options, message', [

@@ -9,7 +9,7 @@ import pytest
 from benchmark_training import BARE, OURS, TIMM
 
 from dit_timm.benchmark.results import read_rows
-from dit_timm.benchmark.turns import CommandFailed, InTurns
+from dit_timm.benchmark.turns import CommandFailedError, InTurns
 
 pytestmark = pytest.mark.slow
 
@@ -20,7 +20,7 @@ def options(write_greys):
     return ['--data-dir', str(data), '--model', 'test_dit_resnet', '--batch-size', '2', '--device', 'cpu']
 
 
-class FakeContestant:
+class FakeImplementation:
     """Runs for the seconds that a list says."""
 
     def __init__(self, seconds):
@@ -39,11 +39,13 @@ class FakeContestant:
 def test_ratios_are_taken_within_rounds_and_the_first_two_are_not_counted(options, tmp_path, monkeypatch, capsys):
     # A machine that becomes ten times slower; ratios of 3, 1.1 and 1.1, while those of the medians are 1.5.
     epochs = {BARE: [90, 90, 1, 2, 10], OURS: [5, 5, 3, 2.2, 11]}
-    monkeypatch.setattr(benchmark_training, 'contestant', lambda name, args, output: FakeContestant(epochs[name]))
+    monkeypatch.setattr(
+        benchmark_training, 'implementation', lambda name, args, output: FakeImplementation(epochs[name]),
+    )
     csv = tmp_path / 'benchmark_training.csv'
     assert benchmark_training.main([*options, '--rounds', '3', '--csv', str(csv)]) == 0
     rows = read_rows(csv)
-    assert [(row['contestant'], row['median_s'], row['base_ratio'], row['rounds']) for row in rows] == [
+    assert [(row['implementation'], row['median_s'], row['base_ratio'], row['rounds']) for row in rows] == [
         (BARE, 2, 1, 3), (OURS, 3, 1.1, 3),
     ]
     # Quartiles of the ratios: 1.1 and 2.05.
@@ -56,7 +58,7 @@ def test_ratios_are_taken_within_rounds_and_the_first_two_are_not_counted(option
 def test_both_commands_train_in_turns(options):
     args = benchmark_training.parse_args([*options, '--rounds', '2'])
     bare, ours = benchmark_training.measure(args)
-    assert (bare['contestant'], ours['contestant']) == (BARE, OURS)
+    assert (bare['implementation'], ours['implementation']) == (BARE, OURS)
     assert bare['median_s'] > 0 and ours['median_s'] > 0
 
 
@@ -79,8 +81,9 @@ def test_a_command_that_fails_is_shown(options, tmp_path, capsys):
     assert benchmark_training.main([*options, '--timm-train', str(broken)]) == 1
     assert 'ended with 1:\ndoes not train' in capsys.readouterr().err
     args = benchmark_training.parse_args([*options, '--timm-train', str(broken)])
-    with benchmark_training.contestant(TIMM, args, tmp_path) as command, pytest.raises(CommandFailed, match='--epochs'):
-        command.turn()
+    with benchmark_training.implementation(TIMM, args, tmp_path) as command:
+        with pytest.raises(CommandFailedError, match='--epochs'):
+            command.turn()
 
 
 def test_data_that_do_not_exist(capsys):

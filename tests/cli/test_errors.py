@@ -7,8 +7,8 @@ import record_run
 import torch
 
 from dit_timm.cli import predict, sweep, train, validate
-from dit_timm.errors import DamagedFile, InvalidInput, MissingFile, UserError, message_of
-from dit_timm.pretrained.checked import NoWeights
+from dit_timm.errors import DamagedFileError, InvalidInputError, MissingFileError, UserError, message_of
+from dit_timm.pretrained.checked import NoWeightsError
 from hub import __main__ as hub_commands
 from hub.export import LicenceError
 
@@ -50,7 +50,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch, capsys, name, error):
 
 @pytest.mark.parametrize('name', COMMANDS)
 @pytest.mark.parametrize('error', [
-    InvalidInput('no such thing'), MissingFile('no such thing'), DamagedFile('no such thing'),
+    InvalidInputError('no such thing'), MissingFileError('no such thing'), DamagedFileError('no such thing'),
     PermissionError(13, 'no such thing', 'x.csv'), OSError(28, 'no such thing'),
 ])
 def test_what_a_user_can_mend_is_one_line(monkeypatch, capsys, name, error):
@@ -59,14 +59,16 @@ def test_what_a_user_can_mend_is_one_line(monkeypatch, capsys, name, error):
 
 
 def test_errors_are_pythons_too():
-    assert issubclass(InvalidInput, ValueError) and issubclass(MissingFile, FileNotFoundError)
-    assert issubclass(LicenceError, InvalidInput) and issubclass(NoWeights, OSError)
-    assert issubclass(DamagedFile, UserError) and issubclass(NoWeights, UserError)
+    assert issubclass(InvalidInputError, ValueError) and issubclass(MissingFileError, FileNotFoundError)
+    assert issubclass(LicenceError, InvalidInputError) and issubclass(NoWeightsError, OSError)
+    assert issubclass(DamagedFileError, UserError) and issubclass(NoWeightsError, UserError)
 
 
 def test_the_message_of_an_error_of_a_loading_process():
     # As torch's DataLoader makes it.
-    error = InvalidInput('Caught InvalidInput in DataLoader worker process 0.\nTraceback ...\nx.InvalidInput: a: b')
+    error = InvalidInputError(
+        'Caught InvalidInputError in DataLoader worker process 0.\nTraceback ...\nx.InvalidInputError: a: b',
+    )
     assert message_of(error) == 'a: b'
 
 

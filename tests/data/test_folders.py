@@ -247,7 +247,7 @@ def test_an_archive_that_ends_too_early_is_named(data):
         file.truncate(3000)
     with pytest.raises(Exception, match='cannot be read') as raised:
         [Images(dataset)._read(index) for index in range(6)]
-    assert type(raised.value).__name__ == 'UnreadableImage'
+    assert type(raised.value).__name__ == 'UnreadableImageError'
 
 
 def test_processes_do_not_read_an_archive_through_one_file(data):

@@ -17,7 +17,7 @@ LICENCES = ('apache-2.0', 'bsd-3-clause', 'cc-by-nc-4.0', 'mit', 'other')
 GIT_ATTRIBUTES = b'*.safetensors filter=lfs diff=lfs merge=lfs -text\n'
 
 
-class Refusal(Exception):
+class RefusalError(Exception):
     """Ends a request with an error; by `X-Error-Code` the client picks the class of its exception."""
 
     def __init__(self, status, message, code='', headers=(), **content):
@@ -74,7 +74,7 @@ class Repo:
         """The commit of a branch, a tag or an oid."""
         oid = self.branches.get(revision) or self.tags.get(revision) or revision
         if oid not in self.commits:
-            raise Refusal(404, f'Invalid rev id: {revision}', 'RevisionNotFound')
+            raise RefusalError(404, f'Invalid rev id: {revision}', 'RevisionNotFound')
         return self.commits[oid]
 
     def add_commit(self, branch: str, changes: Mapping[str, File | None], title: str) -> Commit:

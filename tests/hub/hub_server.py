@@ -23,7 +23,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 from urllib.parse import parse_qs, unquote
 
-from hub_repos import LICENCES, File, Refusal, Repo, front_matter, is_lfs
+from hub_repos import LICENCES, File, RefusalError, Repo, front_matter, is_lfs
 
 
 class Request(NamedTuple):
@@ -154,11 +154,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.closing.wait(fault.delay)
         try:
             if fault.status:
-                raise Refusal(fault.status, 'The test asked for this error', headers=fault.headers)
+                raise RefusalError(fault.status, 'The test asked for this error', headers=fault.headers)
             status, headers, content = self._answer()
             content = fault.body(content) if fault.body else content
             status, headers, content = self._part(status, headers, content)
-        except Refusal as refusal:
+        except RefusalError as refusal:
             status, headers, content = refusal.answer
         self.send_response(status)
         for name, value in {'Content-Type': 'application/json', 'Content-Length': len(content), **headers}.items():
@@ -181,7 +181,7 @@ class _Handler(BaseHTTPRequestHandler):
         start, size = int(asked[1]), len(content)
         part = content[start:int(asked[2]) + 1 if asked[2] else size]
         if not part:
-            raise Refusal(416, 'Range Not Satisfiable', headers={'Content-Range': f'bytes */{size}'})
+            raise RefusalError(416, 'Range Not Satisfiable', headers={'Content-Range': f'bytes */{size}'})
         return 206, {**headers, 'Content-Range': f'bytes {start}-{start + len(part) - 1}/{size}'}, part
 
     def _answer(self):
@@ -189,7 +189,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.query = parse_qs(query)
         token = self.headers.get('Authorization', '').removeprefix('Bearer ')
         if token and token not in self.hub.tokens:
-            raise Refusal(401, 'Invalid credentials in Authorization header')
+            raise RefusalError(401, 'Invalid credentials in Authorization header')
         self.namespaces = self.hub.tokens.get(token, ())
         for method, pattern, write, function in _ROUTES:
             match = pattern.fullmatch(path)
@@ -200,18 +200,18 @@ class _Handler(BaseHTTPRequestHandler):
                         groups['repo'] = self._repo(groups['repo'], write)
                     answer = function(self, **groups)
                 return answer if isinstance(answer, tuple) else (200, {}, json.dumps(answer).encode())
-        raise Refusal(404, f'This server does not know {self.command} {path}')
+        raise RefusalError(404, f'This server does not know {self.command} {path}')
 
     def _repo(self, repo_id, write):
         repo, owner = self.hub.repos.get(repo_id), repo_id.split('/')[0] in self.namespaces
         if repo is None or repo.private and not owner:
             # A stranger is not told whether a private repository exists.
-            raise Refusal(404 if self.namespaces else 401, 'Repository not found', 'RepoNotFound')
+            raise RefusalError(404 if self.namespaces else 401, 'Repository not found', 'RepoNotFound')
         if write and not self.namespaces:
             # The Hub sends no code here: the client takes any 401 for a missing repository, but over https only.
-            raise Refusal(401, 'Invalid username or password.', 'RepoNotFound')
+            raise RefusalError(401, 'Invalid username or password.', 'RepoNotFound')
         if write and not owner:
-            raise Refusal(403, f'You have no right to write to {repo_id}')
+            raise RefusalError(403, f'You have no right to write to {repo_id}')
         return repo
 
     def _flag(self, name):
@@ -220,7 +220,7 @@ class _Handler(BaseHTTPRequestHandler):
     @_route('GET', '/api/whoami-v2')
     def _whoami(self):
         if not self.namespaces:
-            raise Refusal(401, 'Invalid username or password.')
+            raise RefusalError(401, 'Invalid username or password.')
         name, *orgs = self.namespaces
         return {'type': 'user', 'name': name, 'orgs': [{'type': 'org', 'name': org} for org in orgs]}
 
@@ -235,9 +235,9 @@ class _Handler(BaseHTTPRequestHandler):
         owner = asked.get('organization') or (*self.namespaces, '')[0]
         repo_id = f'{owner}/{asked["name"]}'
         if owner not in self.namespaces:
-            raise Refusal(403 if self.namespaces else 401, f'You have no right to create a model under {owner}')
+            raise RefusalError(403 if self.namespaces else 401, f'You have no right to create a model under {owner}')
         if repo_id in self.hub.repos:
-            raise Refusal(409, 'You already created this model repo', url=f'{self.hub.endpoint}/{repo_id}')
+            raise RefusalError(409, 'You already created this model repo', url=f'{self.hub.endpoint}/{repo_id}')
         self.hub.put(repo_id, {}, private=asked.get('visibility') == 'private')
         return {'url': f'{self.hub.endpoint}/{repo_id}', 'name': repo_id}
 
@@ -252,10 +252,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _validate_yaml(self):
         card = front_matter(json.loads(self.body)['content'])
         if card is None:
-            raise Refusal(400, 'Invalid metadata', errors=[{'message': 'The front matter has no end'}], warnings=[])
+            raise RefusalError(
+                400, 'Invalid metadata', errors=[{'message': 'The front matter has no end'}], warnings=[]
+            )
         if card.get('license', 'mit') not in LICENCES:
             errors = [{'message': f'"license" must be one of [{", ".join(LICENCES)}]'}]
-            raise Refusal(400, 'Invalid metadata', errors=errors, warnings=[])
+            raise RefusalError(400, 'Invalid metadata', errors=errors, warnings=[])
         return {'errors': [], 'warnings': [] if card else [{'message': 'empty or missing yaml metadata in repo card'}]}
 
     @_route('POST', '/api/models/{repo}/preupload/{rev}', write=True)
@@ -282,9 +284,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _lfs_upload(self, repo_id, oid):
         # The client sends no token here: the Hub signs this address, and this server has offered it before.
         if repo_id not in self.hub.repos or oid not in self.hub.repos[repo_id].offered:
-            raise Refusal(403, 'Nobody asked to upload this')
+            raise RefusalError(403, 'Nobody asked to upload this')
         if hashlib.sha256(self.body).hexdigest() != oid:
-            raise Refusal(400, 'The bytes have another sha256')
+            raise RefusalError(400, 'The bytes have another sha256')
         self.hub.repos[repo_id].stored[oid] = self.body
         return {}
 
@@ -292,7 +294,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _lfs_verify(self, repo):
         asked = json.loads(self.body)
         if len(repo.stored.get(asked['oid'], b'')) != asked['size']:
-            raise Refusal(422, 'This object did not arrive')
+            raise RefusalError(422, 'This object did not arrive')
         return {}
 
     @_route('POST', '/api/models/{repo}/commit/{rev}', write=True)
@@ -300,9 +302,9 @@ class _Handler(BaseHTTPRequestHandler):
         header, *operations = (json.loads(line) for line in self.body.splitlines())
         head, changes = repo.at(rev), {}
         if rev not in repo.branches or self._flag('create_pr'):
-            raise Refusal(400, 'This server commits to branches only')
+            raise RefusalError(400, 'This server commits to branches only')
         if not head.oid.startswith(header['value'].get('parentCommit', '')):
-            raise Refusal(412, 'A commit has happened since. Please refresh and try again.')
+            raise RefusalError(412, 'A commit has happened since. Please refresh and try again.')
         for kind, value in ((operation['key'], operation['value']) for operation in operations):
             if kind == 'file':
                 changes[value['path']] = File(base64.b64decode(value['content']), lfs=False)
@@ -311,7 +313,7 @@ class _Handler(BaseHTTPRequestHandler):
             elif kind in ('deletedFile', 'deletedFolder') and head.below(value['path'].rstrip('/')):
                 changes.update(dict.fromkeys(head.below(value['path'].rstrip('/'))))
             else:
-                raise Refusal(400, f'Cannot do {kind} for {value["path"]}')
+                raise RefusalError(400, f'Cannot do {kind} for {value["path"]}')
         commit = repo.add_commit(rev, changes, header['value']['summary'])
         url = f'{self.hub.endpoint}/{repo.name}/commit/{commit.oid}'
         return {'success': True, 'commitUrl': url, 'commitOid': commit.oid, 'pullRequestUrl': None}
@@ -319,12 +321,12 @@ class _Handler(BaseHTTPRequestHandler):
     @_route('GET', '/{repo}/resolve/{rev}/(?P<path>.+)')
     def _resolve(self, repo, rev, path):
         if repo.gated and repo.name.split('/')[0] not in self.namespaces:
-            raise Refusal(403 if self.namespaces else 401, f'Access to {repo.name} is restricted.', 'GatedRepo')
+            raise RefusalError(403 if self.namespaces else 401, f'Access to {repo.name} is restricted.', 'GatedRepo')
         commit = repo.at(rev)
         headers = {'X-Repo-Commit': commit.oid, 'Accept-Ranges': 'bytes'}
         if path not in commit.files:
             # With the commit in the answer the client remembers that there is no such file.
-            raise Refusal(404, 'Entry not found', 'EntryNotFound', headers)
+            raise RefusalError(404, 'Entry not found', 'EntryNotFound', headers)
         file = commit.files[path]
         headers['ETag'] = f'"{file.sha256 if file.lfs else file.blob_id}"'
         if file.lfs:
@@ -352,7 +354,7 @@ class _Handler(BaseHTTPRequestHandler):
         entries = repo.entries(commit, self._flag('expand'))
         below = [path for path in entries if path.startswith(prefix)]
         if not below:
-            raise Refusal(404, f'{folder} does not exist', 'EntryNotFound', {'X-Repo-Commit': commit.oid})
+            raise RefusalError(404, f'{folder} does not exist', 'EntryNotFound', {'X-Repo-Commit': commit.oid})
         return [entries[path] for path in below if self._flag('recursive') or '/' not in path[len(prefix):]]
 
     @_route('POST', '/api/models/{repo}/paths-info/{rev}')
@@ -372,14 +374,14 @@ class _Handler(BaseHTTPRequestHandler):
     def _create_tag(self, repo, rev):
         tag = json.loads(self.body)['tag']
         if tag in repo.tags:
-            raise Refusal(409, f'The tag {tag} exists')
+            raise RefusalError(409, f'The tag {tag} exists')
         repo.tags[tag] = repo.at(rev).oid
         return {}
 
     @_route('POST', '/api/models/{repo}/branch/{rev}', write=True)
     def _create_branch(self, repo, rev):
         if rev in repo.branches:
-            raise Refusal(409, f'The branch {rev} exists')
+            raise RefusalError(409, f'The branch {rev} exists')
         repo.branches[rev] = repo.at(json.loads(self.body).get('startingPoint', 'main')).oid
         return {}
 

@@ -65,14 +65,15 @@ def test_a_newer_commit_is_another_revision(published, load, exported):
     published.put('me/greys', {'model.safetensors': other})
     assert load(published, 'me/greys', "{'revision': 'v1'}").stdout.startswith('loaded')
     newest = load(published, 'me/greys')
-    assert newest.returncode == 3 and newest.stdout.startswith('DamagedFile me/greys')
+    assert newest.returncode == 3 and newest.stdout.startswith('DamagedFileError me/greys')
     assert 'does not fit the network' in newest.stdout
 
 
 def test_altered_bytes_are_refused_at_the_download_and_in_the_cache(published, load, tmp_path):
     published.faults = [Fault('GET', 'model.safetensors', body=flip)]
     refused = load(published, 'me/greys', HF_HOME=tmp_path / 'other')
-    assert refused.returncode == 3 and 'DamagedFile me/greys' in refused.stdout and 'it is damaged' in refused.stdout
+    assert refused.returncode == 3
+    assert 'DamagedFileError me/greys' in refused.stdout and 'it is damaged' in refused.stdout
     published.faults = []
     assert load(published, 'me/greys').returncode == 0
     blob, = (path for path in (tmp_path / 'home').rglob('blobs/*') if len(path.name) == 64)
@@ -115,14 +116,15 @@ def test_what_cannot_be_had_is_named_with_a_remedy(published, load, prepare, nam
     prepare(published)
     refused = load(published, name, **env)
     assert refused.returncode == 3, refused.stdout + refused.stderr
-    assert refused.stdout.startswith(('NoWeights me/', 'DamagedFile me/')) and message in refused.stdout
+    assert refused.stdout.startswith(('NoWeightsError me/', 'DamagedFileError me/')) and message in refused.stdout
 
 
 def test_another_shape_is_no_partly_loaded_model(published, load, exported):
     other = timm.create_model('test_dit_resnet', num_classes=7).state_dict()
     published.put('me/greys', {'model.safetensors': save(other)})
     refused = load(published, 'me/greys')
-    assert refused.returncode == 3 and 'DamagedFile' in refused.stdout and 'does not fit the network' in refused.stdout
+    assert refused.returncode == 3
+    assert 'DamagedFileError' in refused.stdout and 'does not fit the network' in refused.stdout
 
 
 def test_fifty_random_faults_and_no_wrong_load(published, client, exported):
@@ -145,14 +147,14 @@ def test_fifty_random_faults_and_no_wrong_load(published, client, exported):
         time.sleep = lambda seconds: None
         from safetensors.torch import load_file
         import dit_timm
-        from dit_timm.models.checked import NoWeights
-        from dit_timm.models.weight_files import DamagedFile
+        from dit_timm.models.checked import NoWeightsError
+        from dit_timm.models.weight_files import DamagedFileError
         golden = load_file(sys.argv[1])
         for _ in range(50):
             with tempfile.TemporaryDirectory() as cache:
                 try:
                     model = dit_timm.load_pretrained_checked('me/greys', cache_dir=cache)
-                except (NoWeights, DamagedFile) as error:
+                except (NoWeightsError, DamagedFileError) as error:
                     print(type(error).__name__)
                     continue
             with torch.inference_mode():
@@ -161,7 +163,7 @@ def test_fifty_random_faults_and_no_wrong_load(published, client, exported):
     ''', exported / 'golden.safetensors')
     assert loaded.returncode == 0, loaded.stderr
     outcomes = loaded.stdout.split()
-    assert len(outcomes) == 50 and set(outcomes) == {'right', 'NoWeights', 'DamagedFile'}
+    assert len(outcomes) == 50 and set(outcomes) == {'right', 'NoWeightsError', 'DamagedFileError'}
 
 
 def test_init_tags_come_from_the_base_s_repository(hub, client, tmp_path):
@@ -187,7 +189,7 @@ def test_init_tags_come_from_the_base_s_repository(hub, client, tmp_path):
 
 
 def test_a_name_without_weights():
-    with pytest.raises(checked.NoWeights, match='dit_resnet110 has no pretrained weights'):
+    with pytest.raises(checked.NoWeightsError, match='dit_resnet110 has no pretrained weights'):
         checked.load_pretrained_checked('dit_resnet110')
     with pytest.raises(ValueError, match='revision is of a repository'):
         checked.load_pretrained_checked('dit_resnet50', revision='v1')

@@ -12,10 +12,10 @@ from hub_server import Fault
 from safetensors.torch import load_file
 
 from dit_timm import load_pretrained_checked
-from dit_timm.pretrained.checked import NoWeights
+from dit_timm.pretrained.checked import NoWeightsError
 from dit_timm.pretrained.weight_files import read_weights, weights_bytes
 from hub import __main__ as command_line
-from hub.push import NotAnExport, plan
+from hub.push import NotAnExportError, plan
 
 pytestmark = pytest.mark.slow
 
@@ -38,7 +38,7 @@ def test_names_that_cannot_be_are_refused(words, message, capsys):
 
 
 def test_a_folder_is_no_repository(exported):
-    with pytest.raises(NoWeights, match="neither a name of timm's registry nor a repository.*local-dir:FOLDER"):
+    with pytest.raises(NoWeightsError, match="neither a name of timm's registry nor a repository.*local-dir:FOLDER"):
         load_pretrained_checked(str(exported))
 
 
@@ -151,7 +151,8 @@ def test_a_hub_that_cannot_be_reached(hub, command, exported, words):
 def test_what_is_no_export_is_not_pushed(exported):
     (exported / 'optimizer.pt').write_bytes(b'')
     (exported / 'golden.safetensors').unlink()
-    with pytest.raises(NotAnExport, match=r"missing \['golden.safetensors'\], not of an export \['optimizer.pt'\]"):
+    match = r"missing \['golden.safetensors'\], not of an export \['optimizer.pt'\]"
+    with pytest.raises(NotAnExportError, match=match):
         plan(exported, 'me/greys')
 
 

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from pictures import UnreadablePicture, coloured, read_picture, seen
+from pictures import UnreadablePictureError, coloured, read_picture, seen
 from PIL import Image, ImageDraw
 
 from dit_timm.analysis.quadratic_map import Explained
@@ -119,7 +119,7 @@ def test_large_files_are_refused_by_their_size(tmp_path):
     path = photograph(tmp_path / 'a.png')
     with path.open('r+b') as file:
         file.truncate((20 << 20) + 1)
-    with pytest.raises(UnreadablePicture, match='20.0 MiB; at most 20 MiB'):
+    with pytest.raises(UnreadablePictureError, match='20.0 MiB; at most 20 MiB'):
         read_picture(path)
 
 

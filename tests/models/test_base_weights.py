@@ -146,7 +146,7 @@ def test_offline_error_says_what_to_do(tmp_path):
     assert result.returncode != 0
     last = result.stderr.strip().splitlines()[-1]
     repo = timm.models.get_pretrained_cfg('resnet18').hf_hub_id
-    assert last.startswith('dit_timm.errors.Unavailable: ')
+    assert last.startswith('dit_timm.errors.UnavailableError: ')
     for fragment in ('dit_resnet18', repo, 'pretrained_cfg_overlay', 'model.safetensors', 'HF_HUB_OFFLINE'):
         assert fragment in last
 

@@ -86,7 +86,7 @@ def test_portable_equals_autograd_of_formula(block):
 def test_many_tiles_and_blocks(monkeypatch, elements, rows, pixels, in_chs, threads):
     monkeypatch.setattr(chunked, '_CPU_LANE_ELEMENTS', elements)
     monkeypatch.setattr(chunked, '_BLOCK_ROWS', rows)
-    monkeypatch.setattr(chunked, '_LEAST_LANE_PIXELS', 1)
+    monkeypatch.setattr(chunked, '_MIN_LANE_PIXELS', 1)
     x, weight = random(pixels, in_chs), random(3, in_chs, in_chs)
     assert_same_gradients(quadratic_form(x, weight, backend='chunked'), einsum_formula(x, weight), x, weight)
 

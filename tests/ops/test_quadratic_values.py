@@ -27,7 +27,7 @@ def random(*shape, dtype=torch.float64):
 def shrink_tiles(monkeypatch, elements, rows):
     monkeypatch.setattr(chunked, '_CPU_LANE_ELEMENTS', elements)
     monkeypatch.setattr(chunked, '_BLOCK_ROWS', rows)
-    monkeypatch.setattr(chunked, '_LEAST_LANE_PIXELS', 1)
+    monkeypatch.setattr(chunked, '_MIN_LANE_PIXELS', 1)
 
 
 def numpy_formula(x, weight):

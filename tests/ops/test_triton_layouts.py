@@ -66,7 +66,7 @@ def test_unfolded_is_the_gradient_of_the_folding(channels, outputs, splits):
 
 
 def test_a_transpose_in_several_launches(monkeypatch):
-    monkeypatch.setattr(triton_layouts, '_MOST_TILES', 1)
+    monkeypatch.setattr(triton_layouts, '_MAX_TILES', 1)
     x, addend = whole(3, 130), whole(3, 130)
     assert torch.equal(triton_layouts.transposed(x), x.t())
     assert torch.equal(triton_layouts.transposed(x, addend), (x + addend).t())

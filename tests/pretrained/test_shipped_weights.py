@@ -16,7 +16,7 @@ from timm.models import get_arch_pretrained_cfgs, get_pretrained_cfg
 import dit_timm
 from dit_timm import ChannelQuadratic2d, available_backends, load_pretrained_checked
 from dit_timm.cli import validate
-from dit_timm.errors import DamagedFile
+from dit_timm.errors import DamagedFileError
 from dit_timm.pretrained.golden import TOLERANCE, golden_difference
 from dit_timm.training.environment import environment
 
@@ -89,7 +89,7 @@ def test_golden_outputs_on_a_gpu(name, backend):
 def test_they_load_checked(name):
     model = load_pretrained_checked(name)
     assert golden_difference(model, golden(name)) < TOLERANCE / 10
-    with pytest.raises(DamagedFile, match='not ' + 64 * '0'):
+    with pytest.raises(DamagedFileError, match='not ' + 64 * '0'):
         load_pretrained_checked(name, sha256=64 * '0')
 
 

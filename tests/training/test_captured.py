@@ -64,7 +64,7 @@ def train(steps, first=0, last=BATCHES):
 
 
 def assert_same(steps, others):
-    for (name, ours), theirs in zip(steps.bare.state_dict().items(), others.bare.state_dict().values()):
+    for (name, ours), theirs in zip(steps.unwrapped.state_dict().items(), others.unwrapped.state_dict().values()):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6, msg=name)
     if steps.ema is not None:
         averaged = zip(steps.ema.module.state_dict().values(), others.ema.module.state_dict().values())
@@ -98,7 +98,7 @@ def test_a_run_goes_on_captured_where_it_was_not_and_the_other_way(opt):
     for first, second in ((Steps, RecordedSteps), (RecordedSteps, Steps)):
         begun, ended = (build(kind, args) for kind in (first, second))
         train(begun, 0, 2)
-        ended.bare.load_state_dict(begun.bare.state_dict())
+        ended.unwrapped.load_state_dict(begun.unwrapped.state_dict())
         ended.load_state_dict(begun.state_dict())
         assert all(bool(group['fused']) == (second is RecordedSteps) for group in ended.optimizer.param_groups)
         train(ended, 2)

@@ -22,7 +22,7 @@ import torch
 from safetensors.torch import save_file
 
 from dit_timm.cli import train
-from dit_timm.errors import DamagedFile
+from dit_timm.errors import DamagedFileError
 from dit_timm.files import write_file
 from dit_timm.pretrained.weight_files import digest, load_weights, read_weights, weights_bytes
 from dit_timm.training import steps, trainer
@@ -233,7 +233,7 @@ def test_damaged_checkpoints_are_refused_or_whole(tmp_path):
         file.write_bytes(mutated(content, rng))
         try:
             loaded = load_checkpoint(tmp_path)
-        except DamagedFile as error:
+        except DamagedFileError as error:
             assert str(path) in str(error) and 'Remove the folder' in str(error)
             refused += 1
         else:
@@ -252,7 +252,7 @@ def test_damaged_weights_are_refused_or_whole(tmp_path):
         path.write_bytes(mutated(content, rng))
         try:
             load_weights(model, read_weights(path), path)
-        except DamagedFile as error:
+        except DamagedFileError as error:
             assert str(path) in str(error)
             refused += 1
         assert digest(model.state_dict()) == digest(truth), 'other weights, or half of them'
@@ -270,7 +270,7 @@ def test_weights_of_another_network_are_refused_whole(tmp_path, change, message)
     weights = {key: value + 1 for key, value in model.state_dict().items()}
     change(weights)
     save_file(weights, tmp_path / 'other.safetensors')
-    with pytest.raises(DamagedFile, match=message):
+    with pytest.raises(DamagedFileError, match=message):
         load_weights(model, read_weights(tmp_path / 'other.safetensors'), tmp_path / 'other.safetensors')
     assert digest(model.state_dict()) == before
 
@@ -284,7 +284,7 @@ def test_code_in_a_pickle_is_not_executed(tmp_path):
         (path / name).write_bytes(bomb)
         sums = {**json.loads(manifest), name: hashlib.sha256(bomb).hexdigest()}
         (path / 'files.json').write_text(json.dumps(sums))
-        with pytest.raises(DamagedFile):
+        with pytest.raises(DamagedFileError):
             load_checkpoint(tmp_path)
         (path / name).write_bytes(content)
         (path / 'files.json').write_text(manifest)

@@ -359,13 +359,13 @@ def test_a_run_that_diverged_is_found_out_when_it_rests(monkeypatch):
     clock, log = [0.], []
     monkeypatch.setattr(pool.time, 'monotonic', lambda: clock[0])
 
-    class Diverged(FakeJob):
+    class DivergedError(FakeJob):
         def stop(self, reason):
-            raise errors.Diverged('the loss is not finite')
+            raise errors.DivergedError('the loss is not finite')
 
     waiting = [
         pool.Waiting('a', lambda: FakeJob('a', 40, log, clock)),
-        pool.Waiting('b', lambda: Diverged('b', 40, log, clock)),
+        pool.Waiting('b', lambda: DivergedError('b', 40, log, clock)),
     ]
     ours = pool.Pool(waiting, 2, 10, StopRequest(), 'cpu', lambda line: None)
     ours.run()

@@ -13,7 +13,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 
 from dit_timm.cli import train, validate
-from dit_timm.data.dataset import Images, UnreadableImage, readable
+from dit_timm.data.dataset import Images, UnreadableImageError, readable
 from dit_timm.data.loaders import train_loader
 from dit_timm.data.sampler import EpochBatches
 from dit_timm.data.splits import data_config, hold_out, labels, open_split
@@ -183,7 +183,7 @@ def test_which_images_are_bad(image_folder):
     dataset = open_split(train.parse_args(['--data-dir', str(image_folder)]), 'train')
     _, (bad,) = readable(dataset, None, workers=0)
     assert dataset.filename(bad).endswith('class1/3.png')
-    with pytest.raises(UnreadableImage, match='class1/3.png'):
+    with pytest.raises(UnreadableImageError, match='class1/3.png'):
         Images(dataset)[0, bad]
 
 

@@ -16,9 +16,9 @@ _INSTALLED = importlib.util.find_spec('triton') is not None
 # Triton's interpreter runs kernels on the CPU, to test them.
 _INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
 # The release of torch 2.8, the oldest that the tests have run on. The interpreter of 3.1 computes other numbers.
-_LEAST_TRITON = (3, 4)
+_MIN_TRITON = (3, 4)
 # bfloat16 and TF32 in matrix units.
-_LEAST_CAPABILITY = (8, 0)
+_MIN_CAPABILITY = (8, 0)
 # Programs of the gradient of the weights: enough for every multiprocessor of a large GPU to have two. They share
 # the pixels, at the price of partial sums, of which there is a limited number of elements.
 _PROGRAMS = 264
@@ -56,16 +56,16 @@ def why_unusable(device: torch.device, dtype: torch.dtype) -> Optional[str]:
         return 'it sums in float32.'
     if device.type not in ('cuda', 'meta') and not (device.type == 'cpu' and _INTERPRETED):
         return 'it needs a GPU.'
-    if triton_version() < _LEAST_TRITON:
-        expected, found = ('.'.join(map(str, version)) for version in (_LEAST_TRITON, triton_version()))
+    if triton_version() < _MIN_TRITON:
+        expected, found = ('.'.join(map(str, version)) for version in (_MIN_TRITON, triton_version()))
         return f'it needs Triton {expected}, which comes with torch 2.8, or later; this is {found}.'
     if device.type != 'cuda':
         return None
     capability = _capability(device)
     if capability is None:
         return 'torch finds no GPU (torch.cuda.is_available() is False).'
-    if capability < _LEAST_CAPABILITY:
-        expected, found = ('.'.join(map(str, version)) for version in (_LEAST_CAPABILITY, capability))
+    if capability < _MIN_CAPABILITY:
+        expected, found = ('.'.join(map(str, version)) for version in (_MIN_CAPABILITY, capability))
         return f'it needs a GPU of compute capability {expected} or later; this one has {found}.'
     return None
 

@@ -14,7 +14,7 @@ import triton.language as tl
 _SIDE = 64
 _SIDE_OUTPUTS, _SIDE_COLUMNS = 32, 32
 # As many programs as CUDA launches along the second dimension of a grid.
-_MOST_TILES = 65535
+_MAX_TILES = 65535
 
 
 @triton.jit
@@ -90,7 +90,7 @@ def transposed(
         return x.t()
     rows, columns = x.shape
     result = x.new_empty(columns, rows, dtype=dtype)
-    most = _MOST_TILES * _SIDE
+    most = _MAX_TILES * _SIDE
     if columns <= most:
         # Without views, which small problems would wait for.
         _transpose(x, addend, result)

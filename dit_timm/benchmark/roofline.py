@@ -17,7 +17,7 @@ _DEVICE_SIZE = 4096
 
 
 @dataclass(frozen=True)
-class Floor:
+class Roofline:
     """Matrix products on operands that are used again and again.
 
     On a CPU each thread has a tile of O rows of its own; on a GPU the products are large. The products are repeated
