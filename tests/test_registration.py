@@ -161,7 +161,9 @@ stdlib = sorted(name for name, top in added.items() if top in sys.stdlib_module_
 print(json.dumps([sorted(set(added) - set(stdlib)), dir(dit_timm)]))
 ''', DIT_TIMM_AUTOLOAD=autoload)
     modules, names = found
-    assert {name for name in modules if not re.match(r'wrapt(\.|$)', name)} == {'dit_timm', 'dit_timm.version'}
+    assert {name for name in modules if not re.match(r'wrapt(\.|$)', name)} == {
+        'dit_timm', 'dit_timm._autoload', 'dit_timm.version',
+    }
     # Names that are resolved on first use are listed before it.
     assert {'DitConv2d', 'ChannelQuadratic2d', 'add_dendrites', 'quadratic_form', 'register'} <= set(names)
 
