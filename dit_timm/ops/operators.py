@@ -14,6 +14,8 @@ Why autograd.Function around operators: one with `jvp` and `vmap` serves torch.f
 with registered gradients do not. torch.compile traces the operators, with the same gradients.
 """
 
+import functools
+import operator
 from typing import Any, Callable, NamedTuple, Optional, Tuple, Type
 
 import torch
@@ -27,11 +29,17 @@ from .precision import accumulation_dtype
 _LIBRARY = torch.library.Library('dit_timm', 'FRAGMENT')
 
 
+class Operator(NamedTuple):
+    """An operator of torch, and the Python function behind it."""
+    overload: Callable
+    compute: Callable
+
+
 class Operators(NamedTuple):
     """The three operators of a backend; see the module."""
-    forward: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    grad_x: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-    grad_weight: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    forward: Operator
+    grad_x: Operator
+    grad_weight: Operator
 
 
 def register_operators(
@@ -66,13 +74,13 @@ def register_operators(
             _grad_weight_flops,
         ),
     )
-    for operator, function in zip(operators, (_Form, _GradX, _GradWeight)):
-        _register_autograd(operator, function, operators)
+    for registered, function in zip(operators, (_Form, _GradX, _GradWeight)):
+        _register_autograd(registered, function, operators)
 
     def compute(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         if torch.compiler.is_compiling():
             # A Function with a jvp is not traced, and the tangent of an operator is taken for zero.
-            return quadratic_form_portable(x, weight) if _is_transformed() else operators.forward(x, weight)
+            return quadratic_form_portable(x, weight) if _is_transformed() else operators.forward.overload(x, weight)
         if torch._C._are_functorch_transforms_active() and _forward_levels() > 1:
             # torch takes the tangent of the tangent of a Function for zero.
             return quadratic_form_portable(x, weight)
@@ -102,24 +110,55 @@ def _apply(function: Type['_Function'], *inputs: Any) -> torch.Tensor:
     return function.compute(*inputs)
 
 
-def _below_autograd(operator: Callable, *inputs: torch.Tensor) -> torch.Tensor:
-    """Call an operator past its own gradient, which takes a Function of ours longer than a small form."""
+def _below_autograd(called: Operator, *inputs: torch.Tensor) -> torch.Tensor:
+    """Call an operator past its own gradient, which takes a Function of ours longer than a small form.
+
+    And past the dispatcher, where nothing stands between it and the computation: that is a quarter of a small form.
+    """
+    if _is_plain(*inputs):
+        return called.compute(*inputs)
     with torch._C._AutoDispatchBelowAutograd():
-        return operator(*inputs)
+        return called.overload(*inputs)
 
 
-def _register(name: str, arguments: str, compute: Callable, shape: Callable, flops: Callable) -> Callable:
+def _plain_keys(device: str) -> int:
+    """The dispatch keys, as a bit set, of a tensor that has memory on a device, and nothing else about it."""
+    keys = (device, 'ADInplaceOrView', f'Autograd{device}', f'Autocast{device}')
+    return functools.reduce(
+        operator.or_, (torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, key)) for key in keys),
+    ).raw_repr()
+
+
+_PLAIN_KEYS = {_plain_keys('CPU'), _plain_keys('CUDA')}
+
+
+def _is_plain(*inputs: torch.Tensor) -> bool:
+    """Whether nothing would hear of an operator's call on tensors, and it would reach its function as they are.
+
+    Modes (FlopCounterMode, fake tensors), transforms, forward mode, the profiler, and tensors with more keys
+    (subclasses, those of a vmap, those whose sign is still to be changed) want the dispatcher.
+    """
+    return (
+        torch._C._len_torch_dispatch_stack() == 0
+        and not torch._C._are_functorch_transforms_active()
+        and torch.autograd.forward_ad._current_level < 0
+        and not torch.autograd._profiler_enabled()
+        and all(torch._C._dispatch_keys(tensor).raw_repr() in _PLAIN_KEYS for tensor in inputs)
+    )
+
+
+def _register(name: str, arguments: str, compute: Callable, shape: Callable, flops: Callable) -> Operator:
     _LIBRARY.define(f'{name}({arguments}) -> Tensor', tags=(torch.Tag.pt2_compliant_tag,))
     _LIBRARY.impl(name, compute, 'CompositeExplicitAutograd')
     torch.library.register_fake(f'dit_timm::{name}', shape, lib=_LIBRARY)
     packet = getattr(torch.ops.dit_timm, name)
     register_flop_formula(packet)(flops)
-    return packet.default
+    return Operator(packet.default, compute)
 
 
-def _register_autograd(operator: Callable, function: type, operators: Operators) -> None:
+def _register_autograd(registered: Operator, function: type, operators: Operators) -> None:
     torch.library.register_autograd(
-        operator,
+        registered.overload,
         lambda ctx, grad: function.backward(ctx, grad)[:-1],
         setup_context=lambda ctx, inputs, output: _save(ctx, (*inputs, operators)),
         lib=_LIBRARY,
@@ -294,7 +333,8 @@ class _GradWeight(_Function):
 def _save(ctx: Any, inputs: Tuple[Any, ...]) -> None:
     *tensors, ctx.operators = inputs
     ctx.save_for_backward(*tensors)
-    ctx.save_for_forward(*tensors)
+    if torch.autograd.forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
+        ctx.save_for_forward(*tensors)
 
 
 def _batched(tensor: torch.Tensor, dim: Optional[int], size: int) -> torch.Tensor:

@@ -96,6 +96,18 @@ def test_vmap_over_any_dimension(backend, x_dim, weight_dim):
 
 
 @each
+def test_gradients_in_a_batch(backend):
+    """By `is_grads_batched`, a transform of torch that is no torch.func's."""
+    x, weight, grads = random((5, 3), (2, 3, 3), (4, 5, 2))
+
+    def gradients(form, dtype):
+        inputs = [tensor.to(dtype).requires_grad_() for tensor in (x, weight)]
+        return torch.autograd.grad(form(*inputs), inputs, grads.to(dtype), is_grads_batched=True)
+
+    assert_close(gradients(of(backend), torch.float32), gradients(formula, torch.float64))
+
+
+@each
 def test_nested_vmap(backend):
     x, weight = random((2, 3, 4, 5), (3, 6, 5, 5))
 

@@ -5,12 +5,15 @@ import io
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from dit_timm import available_backends, quadratic_form
 from dit_timm.ops.triton import binding as triton_backend
 
 # The backends that are operators of torch.
-OPERATORS = [name for name in available_backends('cpu') if name != 'reference']
+BACKENDS = available_backends('cpu')
+OPERATORS = [name for name in BACKENDS if name != 'reference']
 
 
 def formula(x, weight):
@@ -212,3 +215,44 @@ def test_opcheck_of_strided_inputs(backend):
     weight = torch.randn(5, 5, 3).permute(2, 0, 1).detach().requires_grad_()
     torch.library.opcheck(forward, (x, weight))
     torch.library.opcheck(grad_x, (torch.randn(6, 3), x.detach(), weight.detach()))
+
+
+@pytest.mark.parametrize('backend', OPERATORS)
+def test_what_listens_to_the_dispatcher_hears_of_every_call(backend):
+    """Calls go past the dispatcher where nobody listens, and only there."""
+    names = [str(operator) for operator in operators(backend)]
+    x, weight = torch.randn(6, 5, requires_grad=True), torch.randn(3, 5, 5, requires_grad=True)
+
+    class Listener(TorchDispatchMode):
+        heard = []
+
+        def __torch_dispatch__(self, operator, types, args=(), kwargs=None):
+            self.heard.append(str(operator))
+            return operator(*args, **(kwargs or {}))
+
+    with Listener() as listener:
+        quadratic_form(x, weight, backend=backend).sum().backward()
+    assert [name for name in listener.heard if name in names] == names
+    with torch.profiler.profile() as profile:
+        quadratic_form(x, weight, backend=backend).sum().backward()
+    recorded = {event.key for event in profile.key_averages()}
+    assert {name.removesuffix('.default').replace('.', '::') for name in names} <= recorded
+
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+        fake = quadratic_form(mode.from_tensor(x), mode.from_tensor(weight), backend=backend)
+    assert type(fake) is FakeTensor and fake.shape == (6, 3)
+    assert quadratic_form(x.to('meta'), weight.to('meta'), backend=backend).shape == (6, 3)
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_values_whose_sign_is_still_to_be_changed(backend):
+    """The imaginary part of a conjugate is a view of memory that holds it with the other sign."""
+    x = torch.randn(6, 5, dtype=torch.complex64).conj().imag.requires_grad_()
+    weight = torch.randn(3, 5, 5, requires_grad=True)
+    assert x.is_neg()
+
+    def gradients(form):
+        return torch.autograd.grad(form(x, weight).pow(2).sum(), (x, weight))
+
+    for ours, expected in zip(gradients(lambda x, weight: quadratic_form(x, weight, backend)), gradients(formula)):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-3)

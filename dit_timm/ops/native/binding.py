@@ -68,7 +68,7 @@ def _forward(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     inputs, weights = x.float(), weight.float().contiguous()
     output = inputs.new_empty(x.shape[0], weight.shape[0])
     _run('dit_native_forward', inputs, weight.shape[0], *_matrix(inputs), weights.data_ptr(), output.data_ptr())
-    return output.to(x.dtype)
+    return output if x.dtype == torch.float32 else output.to(x.dtype)
 
 
 def _grad_x(grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -78,14 +78,14 @@ def _grad_x(grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.
         'dit_native_grad_x', inputs, weight.shape[0],
         *_matrix(grads), *_matrix(inputs), weights.data_ptr(), output.data_ptr(),
     )
-    return output.to(x.dtype)
+    return output if x.dtype == torch.float32 else output.to(x.dtype)
 
 
 def _grad_weight(grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     grads, inputs = grad.float(), x.float()
     output = inputs.new_empty(grad.shape[1], x.shape[1], x.shape[1])
     _run('dit_native_grad_weight', inputs, grad.shape[1], *_matrix(grads), *_matrix(inputs), output.data_ptr())
-    return output.to(x.dtype)
+    return output if x.dtype == torch.float32 else output.to(x.dtype)
 
 
 quadratic_form_native = register_operators('native', _forward, _grad_x, _grad_weight)
