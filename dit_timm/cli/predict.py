@@ -149,7 +149,7 @@ def _predict(args: argparse.Namespace) -> int:
         crop_pct=config['crop_pct'], crop_mode=config['crop_mode'],
     )
     # Names are folded, not shortened.
-    view = Table(Column('image', overflow='fold'), Column('class', overflow='fold'), 'probability', 'of it quadratic')
+    view = Table(Column('image', overflow='fold'), Column('class', overflow='fold'), 'probability', 'quadratic')
     unread = 0
     for name in find_images(args.images):
         try:

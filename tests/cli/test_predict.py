@@ -4,6 +4,7 @@ import argparse
 import csv
 import functools
 import http.server
+import re
 import threading
 
 import pytest
@@ -141,5 +142,6 @@ def test_an_image_that_cannot_be_read_does_not_stop_the_others(trained, capsys):
     (data / 'validation' / 'light' / '2.png').write_bytes(b'no image')
     assert predict.main([str(data / 'validation' / 'light'), '--checkpoint', str(run), '--topk', '1']) == 1
     printed = capsys.readouterr()
+    assert re.findall(r'\w+', printed.out.splitlines()[1]) == ['image', 'class', 'probability', 'quadratic']
     # A probability and a share for each of the five others.
     assert printed.out.count('%') == 10 and 'light/2.png cannot be read as an image' in printed.err
