@@ -13,6 +13,7 @@ unless `transposed_quadratic` asks for it. And it works at 32x32 only; `img_size
 """
 
 import logging
+import math
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Set, Tuple, Union
 
@@ -156,7 +157,7 @@ class DitResNetCifar(nn.Module):
         in_chs = _CHANNELS[0]
         for stage, out_chs in enumerate(_CHANNELS):
             reduction = 2 ** stage
-            map_size = tuple(-(-size // reduction) for size in self.img_size)
+            map_size = tuple(math.ceil(size / reduction) for size in self.img_size)
             blocks = []
             for block in range(stage_depth):
                 is_quadratic = quadratic and stage == _QUADRATIC_STAGE and block == 0

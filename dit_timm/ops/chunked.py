@@ -12,6 +12,7 @@ thousands of times, and at each meeting wait for the one that another process ke
 """
 
 import functools
+import math
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -100,9 +101,9 @@ class _Plan:
             elements = _CPU_LANE_ELEMENTS
         self.lanes = [slice(pixels * lane // count, pixels * (lane + 1) // count) for lane in range(count)]
         # Tiles of about equal size.
-        lane_pixels = -(-pixels // count)
-        tiles = -(-lane_pixels // max(1, elements // self.blocks[0].pairs))
-        self.tile_pixels = -(-lane_pixels // tiles)
+        lane_pixels = math.ceil(pixels / count)
+        tiles = math.ceil(lane_pixels / max(1, elements // self.blocks[0].pairs))
+        self.tile_pixels = math.ceil(lane_pixels / tiles)
 
     @property
     def tile_elements(self) -> int:
