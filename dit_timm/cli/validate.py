@@ -28,6 +28,7 @@ from ..data.loaders import eval_loader
 from ..data.splits import class_names, data_config, open_evaluated
 from ..errors import InvalidInputError, UserError, message_of
 from ..pretrained.sources import is_source
+from ..printing import set_up_printing
 from ..training.config import Parser
 from ..training.confusion import Confusion
 from ..training.engine import evaluate, summary_line
@@ -35,7 +36,6 @@ from ..training.logs import write_csv
 from ..training.model import check_model
 from ..training.options import add_data_options, add_input_options, add_model_options
 from ..training.trained import add_checkpoint_option, known_classes, load_trained, parse_with_run
-from .printing import set_up_printing
 
 
 def _parser() -> argparse.ArgumentParser:
