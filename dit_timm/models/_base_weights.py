@@ -7,7 +7,7 @@ repository, and zero quadratic terms. Such a model computes exactly what its bas
 
 import logging
 from dataclasses import replace
-from typing import Any, Dict
+from typing import Any, Dict, Type, TypeVar, cast
 
 import torch
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
@@ -21,6 +21,8 @@ from ._timm_private import SAFETENSORS
 _logger = logging.getLogger(__name__)
 
 INIT_SUFFIX = '_init'
+
+Model = TypeVar('Model', bound=nn.Module)
 
 
 def init_cfgs(bases: Dict[str, str]) -> Dict[str, PretrainedCfg]:
@@ -62,7 +64,7 @@ def add_zero_quadratics(state_dict: Dict[str, torch.Tensor], model: nn.Module) -
     Returns:
         The weights, completed.
     """
-    cfg = model.pretrained_cfg
+    cfg = cast(Dict[str, Any], model.pretrained_cfg)
     from_base = (cfg.get('tag') or '').endswith(INIT_SUFFIX) and not cfg.get('source')
     missing = {
         f'{name}.weight': torch.zeros_like(module.weight, device='cpu')
@@ -78,7 +80,7 @@ def add_zero_quadratics(state_dict: Dict[str, torch.Tensor], model: nn.Module) -
     return {**state_dict, **missing}
 
 
-def build_dit_model(model_cls: type, variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
+def build_dit_model(model_cls: Type[Model], variant: str, pretrained: bool, **kwargs: Any) -> Model:
     """timm's `build_model_with_cfg`, with an error that says what to do when weights cannot be had.
 
     Raises:

@@ -15,7 +15,7 @@ unless `transposed_quadratic` asks for it. And it works at 32x32 only; `img_size
 import logging
 import math
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Set, Tuple, Union
+from typing import TYPE_CHECKING, Any, Dict, List, Optional, Set, Tuple, Union, cast
 
 import torch
 import torch.nn.functional as F
@@ -64,11 +64,11 @@ class CifarBlock(nn.Module):
             map_size: Optional[Tuple[int, int]] = None,
             transposed_quadratic: bool = False,
             drop_path: float = 0.,
-            device=None,
-            dtype=None,
+            device: Union[torch.device, str, None] = None,
+            dtype: Optional[torch.dtype] = None,
     ) -> None:
         super().__init__()
-        dd = {'device': device, 'dtype': dtype}
+        dd: Dict[str, Any] = {'device': device, 'dtype': dtype}
         self.transposed_quadratic = transposed_quadratic
         self.conv1 = nn.Conv2d(in_chs, out_chs, 3, stride=stride, padding=1, bias=False, **dd)
         self.bn1 = nn.BatchNorm2d(out_chs, **dd)
@@ -76,7 +76,7 @@ class CifarBlock(nn.Module):
         self.conv2 = nn.Conv2d(out_chs, out_chs, 3, padding=1, bias=False, **dd)
         self.bn2 = nn.BatchNorm2d(out_chs, **dd)
         self.act2 = nn.ReLU()
-        self.quadratic_norm = nn.LayerNorm(map_size, **dd) if map_size else None
+        self.quadratic_norm = nn.LayerNorm(list(map_size), **dd) if map_size else None
         self.quadratic = ChannelQuadratic2d(out_chs, **dd) if map_size else None
         self.drop_path = DropPath(drop_path) if drop_path > 0. else nn.Identity()
         if stride != 1 or in_chs != out_chs:
@@ -121,6 +121,12 @@ class DitResNetCifar(nn.Module):
         ValueError: `transposed_quadratic` with maps that are not square, or `global_pool` is unknown.
     """
 
+    if TYPE_CHECKING:
+        layer1: nn.Sequential
+        layer2: nn.Sequential
+        layer3: nn.Sequential
+        pretrained_cfg: Dict[str, Any]
+
     def __init__(
             self,
             stage_depth: int,
@@ -132,16 +138,16 @@ class DitResNetCifar(nn.Module):
             transposed_quadratic: bool = False,
             drop_rate: float = 0.,
             drop_path_rate: float = 0.,
-            device=None,
-            dtype=None,
+            device: Union[torch.device, str, None] = None,
+            dtype: Optional[torch.dtype] = None,
     ) -> None:
         super().__init__()
-        dd = {'device': device, 'dtype': dtype}
+        dd: Dict[str, Any] = {'device': device, 'dtype': dtype}
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.drop_rate = drop_rate
         self.grad_checkpointing = False
-        self.img_size: Tuple[int, int] = to_2tuple(img_size)
+        self.img_size = cast(Tuple[int, int], to_2tuple(img_size))
         self.transposed_quadratic = transposed_quadratic
         if transposed_quadratic and self.img_size[0] != self.img_size[1]:
             raise ValueError(f'transposed_quadratic needs a square img_size; got {self.img_size}.')
@@ -178,7 +184,7 @@ class DitResNetCifar(nn.Module):
         self.num_features = _CHANNELS[-1]
         self._create_head(num_classes, global_pool, **dd)
 
-    def _create_head(self, num_classes: int, global_pool: str, **dd) -> None:
+    def _create_head(self, num_classes: int, global_pool: str, **dd: Any) -> None:
         known = ('avg', 'max', 'avgmax', 'catavgmax', '')
         if global_pool not in known:
             raise ValueError(f'global_pool must be one of {known}; got {global_pool!r}.')
@@ -189,22 +195,22 @@ class DitResNetCifar(nn.Module):
         self.global_pool.train(self.training)
         self.fc.train(self.training)
 
-    @torch.jit.ignore
+    @torch.jit.ignore()
     def no_weight_decay(self) -> Set[str]:
         """Parameters that timm's optimizers do not decay: the norm's, which its shape alone tells from a weight."""
         return {name for name, _ in self.named_parameters() if name.endswith('quadratic_norm.weight')}
 
-    @torch.jit.ignore
+    @torch.jit.ignore()
     def group_matcher(self, coarse: bool = False) -> Dict[str, str]:
         """Regular expressions that group parameters by layer, for layer decay."""
         return dict(stem=r'^conv1|bn1', blocks=r'^layer(\d+)' if coarse else r'^layer(\d+)\.(\d+)')
 
-    @torch.jit.ignore
+    @torch.jit.ignore()
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the activations of each block in backward."""
         self.grad_checkpointing = enable
 
-    @torch.jit.ignore
+    @torch.jit.ignore()
     def get_classifier(self) -> nn.Module:
         """The classifier: (N, head_hidden_size) to (N, num_classes)."""
         return self.fc

@@ -229,7 +229,7 @@ def _grad_weight(grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return sums
 
     for block, lane_sums in zip(plan.blocks, zip(*plan.run(compute))):
-        block.unfold(sum(lane_sums).to(x.dtype), output)
+        block.unfold(functools.reduce(torch.add, lane_sums).to(x.dtype), output)
     return output
 
 

@@ -43,7 +43,7 @@ def quadratic_form(x: torch.Tensor, weight: torch.Tensor, backend: Optional[str]
     """
     if torch.jit.is_scripting():
         flat = quadratic_form_portable(x.reshape(-1, x.shape[-1]), weight)
-        return flat.reshape(x.shape[:-1] + [weight.shape[0]])
+        return flat.reshape(list(x.shape[:-1]) + [weight.shape[0]])
     else:
         return _quadratic_form(x, weight, backend)
 

@@ -86,17 +86,17 @@ def _from_registry(name: str, sha256: Optional[str], cache_dir: Optional[str], k
     except RuntimeError:
         # timm's word for a tag that the model does not have.
         cfg = None
-    if cfg is None or not (cfg.file or cfg.hf_hub_id):
+    if cfg is not None and cfg.file:
+        source = _Source(Path(cfg.file), name, sha256 or _shipped_sum(Path(cfg.file)))
+    elif cfg is not None and cfg.hf_hub_id:
+        repository, _, revision = cfg.hf_hub_id.partition('@')
+        source = _download(repository, revision or None, cfg.hf_hub_filename or _WEIGHTS, sha256, cache_dir)
+    else:
         near = difflib.get_close_matches(name, timm.list_pretrained(), n=3)
         raise NoWeightsError(
             f'{name} has no pretrained weights in timm\'s registry. Near names: {", ".join(near) or "none"}; '
             f'timm.list_pretrained(\'dit_*\') lists all.'
         )
-    if cfg.file:
-        source = _Source(Path(cfg.file), name, sha256 or _shipped_sum(Path(cfg.file)))
-    else:
-        repository, _, revision = cfg.hf_hub_id.partition('@')
-        source = _download(repository, revision or None, cfg.hf_hub_filename or _WEIGHTS, sha256, cache_dir)
     _compare(source)
     overlay = {**(kwargs.pop('pretrained_cfg_overlay', None) or {}), 'file': str(source.path)}
     return _create(name, source, pretrained_cfg_overlay=overlay, **kwargs)
@@ -138,7 +138,8 @@ def _shipped_sum(path: Path) -> Optional[str]:
     sums = path.with_name(_SUMS)
     if not sums.is_file():
         return None
-    return dict(reversed(line.split()) for line in sums.read_text().splitlines()).get(path.name)
+    lines = (line.split() for line in sums.read_text().splitlines())
+    return {name: sha256 for sha256, name in lines}.get(path.name)
 
 
 def _download(

@@ -56,7 +56,7 @@ def read_source(name: str) -> Source:
         InvalidInputError: The Hub has or gives no such repository, or the config is none of timm's.
     """
     folder = folder_of(name)
-    path = _download(name, _PREFIXED.fullmatch(name)[2]) if folder is None else folder / _CONFIG
+    path = _download(name) if folder is None else folder / _CONFIG
     if not path.is_file():
         raise MissingFileError(
             f'{name}: there is no {path}. Such a folder holds {_CONFIG} and model.safetensors, as `python -m hub '
@@ -76,8 +76,8 @@ def read_source(name: str) -> Source:
     return Source(architecture, cfg, args)
 
 
-def _download(name: str, repository: str) -> Path:
-    repository, _, revision = repository.partition('@')
+def _download(name: str) -> Path:
+    repository, _, revision = name.partition(':')[2].partition('@')
     try:
         return Path(hf_hub_download(repository, _CONFIG, revision=revision or None))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, TransportFailed) as error:

@@ -64,7 +64,7 @@ def _capability(device: torch.device) -> Optional[Tuple[int, int]]:
 def _allows_tf32() -> bool:
     settings = torch.backends.cuda.matmul
     # torch before 2.9 has no other name for it.
-    return settings.fp32_precision == 'tf32' if hasattr(settings, 'fp32_precision') else settings.allow_tf32
+    return settings.fp32_precision == 'tf32' if hasattr(settings, 'fp32_precision') else bool(settings.allow_tf32)
 
 
 def _operand(x: torch.Tensor) -> Tuple[torch.dtype, str]:

@@ -10,6 +10,9 @@ OPERAND is the dtype of what is multiplied by matrix units and PRECISION what th
 `triton_backend`. All products are formed in float32 and then rounded to OPERAND.
 """
 
+# Triton's types say constexpr of constants, which are numbers where a kernel is launched.
+# pyright: reportArgumentType=false
+
 import triton
 import triton.language as tl
 

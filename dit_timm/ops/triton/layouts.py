@@ -4,6 +4,9 @@ Imported when first needed, as `triton_kernels`. In plain torch each is a handfu
 slow. Only a transpose of more pixels than the grid of a launch takes, four million, goes in parts.
 """
 
+# Triton's types say constexpr of constants, which are numbers where a kernel is launched.
+# pyright: reportArgumentType=false
+
 import math
 from typing import Optional
 

@@ -5,7 +5,7 @@ Imported when first needed, as `kernels`. Not by `triton.cdiv`, which takes micr
 
 import functools
 import math
-from typing import Dict, NamedTuple, Tuple
+from typing import Any, Dict, NamedTuple, Tuple
 
 import torch
 import triton
@@ -34,7 +34,7 @@ class Tile(NamedTuple):
         return self.sizes['OUTPUTS'] + self.sizes['TAIL']
 
     @property
-    def options(self) -> Dict[str, int]:
+    def options(self) -> Dict[str, Any]:
         """Keyword arguments of a launch."""
         return {**self.sizes, 'num_warps': self.num_warps, 'num_stages': self.num_stages}
 
