@@ -52,8 +52,7 @@ class Prediction(NamedTuple):
     quadratic_share: Optional[float]
 
 
-# Not torch.inference_mode: see training.wide_bfloat16.
-@torch.no_grad()
+@torch.inference_mode()
 def predict(model: nn.Module, image: torch.Tensor, args: argparse.Namespace, topk: int) -> Prediction:
     """Classify an image (C, H, W), normalised."""
     def logits() -> torch.Tensor:
