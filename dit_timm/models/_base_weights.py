@@ -38,7 +38,7 @@ def init_cfgs(bases: Dict[str, str]) -> Dict[str, PretrainedCfg]:
     return {
         f'{name}.{cfg.tag}{INIT_SUFFIX}': replace(
             cfg,
-            # The base's repository is written out: timm would complete a bare 'timm/' with our name.
+            # The base's repository in full: timm would complete 'timm/' with the name of the Dit architecture.
             hf_hub_filename=SAFETENSORS,
             url=None,
             architecture=None,
@@ -54,7 +54,7 @@ def init_cfgs(bases: Dict[str, str]) -> Dict[str, PretrainedCfg]:
 def add_zero_quadratics(state_dict: Dict[str, torch.Tensor], model: nn.Module) -> Dict[str, torch.Tensor]:
     """Complete the weights of a base network with zeros for the quadratic terms, where an `_init` tag asks for it.
 
-    Anything else is returned as it came, for the strict load to judge: weights of another tag, of a model folder
+    Anything else is returned unchanged, and the strict load checks it: weights of another tag, of a model folder
     or a Hub repository of its own, and weights that hold some of the quadratic terms.
 
     Args:
@@ -81,7 +81,7 @@ def add_zero_quadratics(state_dict: Dict[str, torch.Tensor], model: nn.Module) -
 
 
 def build_dit_model(model_cls: Type[Model], variant: str, pretrained: bool, **kwargs: Any) -> Model:
-    """timm's `build_model_with_cfg`, with an error that says what to do when weights cannot be had.
+    """timm's `build_model_with_cfg`, with an error that says what to do when weights are not available.
 
     Raises:
         OSError: The pretrained weights are neither cached nor to be downloaded, or a local file is missing.

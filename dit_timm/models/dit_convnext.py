@@ -18,8 +18,8 @@ from timm.models.convnext import checkpoint_filter_fn as convnext_filter_fn
 
 from ..layers.dit_conv import Norm
 from ..layers.surgery import add_dendrites
+from ._authors_checkpoints import square, unwrap
 from ._base_weights import add_zero_quadratics, build_dit_model, init_cfgs
-from ._checkpoints import square, unwrap
 
 __all__ = ['DitConvNeXt']  # register_model adds each entrypoint
 
