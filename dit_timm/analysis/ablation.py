@@ -1,4 +1,4 @@
-"""A network without its quadratic terms, to see what they do."""
+"""Ablation: a network without its quadratic terms."""
 
 from contextlib import contextmanager
 from typing import Iterator, List, Tuple
@@ -17,7 +17,7 @@ def quadratic_terms(model: nn.Module) -> List[ChannelQuadratic2d]:
 
 @contextmanager
 def without_quadratic(model: nn.Module) -> Iterator[int]:
-    """A network whose quadratic terms are zero, for a while; yields how many it has."""
+    """Sets the outputs of all quadratic terms to zero inside the context; yields how many there are."""
     def zero(module: nn.Module, inputs: Tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
         return torch.zeros_like(output)
 

@@ -58,7 +58,7 @@ class _DendriticConv2d(nn.Conv2d if TYPE_CHECKING else object):
 class DitConv2d(_DendriticConv2d, nn.Conv2d):
     """An `nn.Conv2d` that also owns a `ChannelQuadratic2d`: `y = conv(x) + Q(norm(x))`.
 
-    The quadratic term sees all input channels whatever the groups of the convolution, at the position under the
+    The quadratic term sees all input channels, also of a grouped convolution, at the position under the
     centre of the kernel, and is sampled at the convolution's stride. It starts at zero: a new DitConv2d computes
     what its convolution computes.
 

@@ -1,4 +1,4 @@
-"""What to do about a refusal of the Hugging Face Hub, in words, and what a broken connection to it raises."""
+"""Remedies for errors of the Hugging Face Hub, in words, and what a broken connection to it raises."""
 
 import importlib
 from typing import Dict, Optional
@@ -29,7 +29,7 @@ _STATUS_REMEDIES: Dict[Optional[int], str] = {
 
 
 def remedy(error: Exception) -> Optional[str]:
-    """A sentence or two for the user; None for what is no refusal of the Hub."""
+    """A sentence or two for the user; None for errors that are not of the Hub."""
     for kind, text in _REMEDIES:
         if isinstance(error, kind):
             return text

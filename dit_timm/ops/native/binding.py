@@ -1,7 +1,7 @@
-"""The quadratic form on a CPU through compiled kernels: products are formed in the cache and never reach memory.
+"""The quadratic form on a CPU through compiled kernels: products are computed in the cache and never reach memory.
 
-The kernels (`kernels.c`) are plain C. They are compiled when the package is built, where GCC is there to do it;
-a package without them works, with the chunked backend.
+The kernels (`kernels.c`) are plain C, compiled when the package is built if GCC is installed; without them the chunked
+backend is used.
 """
 
 import ctypes
@@ -35,7 +35,7 @@ def _library() -> ctypes.CDLL:
 
 @functools.cache
 def instruction_sets() -> Dict[str, int]:
-    """Names and numbers of the instruction sets that the kernels know and this machine has, the best first."""
+    """Names and numbers of the instruction sets that the kernels support and this machine has, the best first."""
     names = itertools.takewhile(lambda name: name is not None, map(_library().dit_native_isa, itertools.count()))
     return {name.decode(): number for number, name in enumerate(names) if name}
 

@@ -1,4 +1,4 @@
-"""The quadratic form on a GPU through Triton kernels (`kernels`): the host's side.
+"""The quadratic form on a GPU through Triton kernels (`kernels`): launches, and where they can run.
 
 Gradients are the same bits each time: no two programs add to one place, and tiles are chosen by shape and dtype alone.
 """
@@ -68,7 +68,7 @@ def _allows_tf32() -> bool:
 
 
 def _operand(x: torch.Tensor) -> Tuple[torch.dtype, str]:
-    """What matrix units multiply: the dtype of operands, and what becomes of float32 operands.
+    """What matrix units multiply: the dtype of operands, and how they round float32.
 
     bfloat16 has the range of float32: products are rounded to it. float16 has not: products would overflow. The 10
     bits of its mantissa are those of TF32, so that is what they become.

@@ -1,6 +1,6 @@
 """From torch's layouts to those that the Triton kernels read and write, and back, in one launch each.
 
-Imported when first needed, as `triton_kernels`. In plain torch each is a handful of launches, and transposed copies are
+Imported when first needed, as `kernels`. In plain torch each takes several launches, and transposed copies are
 slow. Only a transpose of more pixels than the grid of a launch takes, four million, goes in parts.
 """
 
