@@ -19,6 +19,8 @@ test-all: test
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
 	$(BIN)/python scripts/model_table.py --check
 	$(BIN)/python scripts/benchmark_table.py --check

@@ -31,7 +31,17 @@ _LAZY = {
     'set_backend': '.layers',
 }
 
-__all__ = ['__version__', 'register', *_LAZY]
+__all__ = [
+    'ChannelQuadratic2d',
+    'DitConv2d',
+    '__version__',
+    'add_dendrites',
+    'available_backends',
+    'load_pretrained_checked',
+    'quadratic_form',
+    'register',
+    'set_backend',
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,9 +9,9 @@ from typing import List, Optional, Tuple
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from dit_timm.cli.printing import set_up_printing
 from dit_timm.errors import UserError, message_of
 from dit_timm.pretrained.hub_errors import ConnectionFailed, TransportFailed, remedy
+from dit_timm.printing import set_up_printing
 
 from . import __doc__ as _doc
 from .card import card_to_update, write_card

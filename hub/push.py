@@ -20,7 +20,7 @@ class NotAnExportError(InvalidInputError):
     """A folder is not what `export` and `card` write."""
 
 
-class RefusedCard(InvalidInputError):
+class RefusedCardError(InvalidInputError):
     """The Hub takes no card with this metadata, such as a licence that it does not know."""
 
 
@@ -75,7 +75,7 @@ def plan(folder: Path, repo_id: str, revision: str = 'main', token: Optional[str
     Raises:
         NotAnExportError: A file is missing, or there is one that would not be published.
         InvalidInputError: The metadata of the card are no YAML.
-        RefusedCard: The Hub takes no card with this metadata.
+        RefusedCardError: The Hub takes no card with this metadata.
         HfHubHTTPError: The Hub refuses.
     """
     present = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
@@ -106,7 +106,7 @@ def _check_card(path: Path) -> None:
     try:
         card.validate()
     except ValueError as error:
-        raise RefusedCard(
+        raise RefusedCardError(
             f'the Hub refuses the metadata of {path}: {error} A licence comes from --licence of `python -m hub export`.'
         ) from error
 

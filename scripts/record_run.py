@@ -18,10 +18,10 @@ import torch
 import yaml
 
 from dit_timm.analysis.ablation import quadratic_terms, remove_quadratic
-from dit_timm.cli.printing import set_up_printing
 from dit_timm.data.loaders import eval_loader
 from dit_timm.data.splits import data_config, open_split
 from dit_timm.errors import InvalidInputError, MissingFileError, UserError, message_of
+from dit_timm.printing import set_up_printing
 from dit_timm.results.differences import differences
 from dit_timm.results.rows import REMOVED, add_rows
 from dit_timm.training.config import RECIPE, sha256_of

@@ -18,12 +18,12 @@ import torch
 import yaml
 
 from dit_timm.cli import validate
-from dit_timm.cli.printing import set_up_printing
 from dit_timm.data.splits import class_names, data_config, open_split
 from dit_timm.errors import InvalidInputError, UserError, message_of
 from dit_timm.files import write_file
 from dit_timm.pretrained.golden import make_golden
 from dit_timm.pretrained.weight_files import load_weights, read_weights, weights_bytes
+from dit_timm.printing import set_up_printing
 from dit_timm.training.environment import environment
 from dit_timm.training.logs import read_csv, write_csv
 from dit_timm.training.trained import classes_metadata, load_trained, result_on_test

@@ -1,1 +1,1 @@
-"""What a quadratic term costs and what it is worth."""
+"""What a quadratic term costs and what it contributes."""

@@ -1,7 +1,7 @@
-"""A network without its quadratic terms, to see what they do."""
+"""Ablation: a network without its quadratic terms."""
 
 from contextlib import contextmanager
-from typing import Iterator, List
+from typing import Iterator, List, Tuple
 
 import torch
 from torch import nn
@@ -17,11 +17,12 @@ def quadratic_terms(model: nn.Module) -> List[ChannelQuadratic2d]:
 
 @contextmanager
 def without_quadratic(model: nn.Module) -> Iterator[int]:
-    """A network whose quadratic terms are zero, for a while; yields how many it has."""
+    """Sets the outputs of all quadratic terms to zero inside the context; yields how many there are."""
+    def zero(module: nn.Module, inputs: Tuple[torch.Tensor, ...], output: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(output)
+
     terms = quadratic_terms(model)
-    handles = [
-        module.register_forward_hook(lambda module, inputs, output: torch.zeros_like(output)) for module in terms
-    ]
+    handles = [module.register_forward_hook(zero) for module in terms]
     try:
         yield len(terms)
     finally:

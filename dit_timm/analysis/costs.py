@@ -10,7 +10,7 @@ from ..layers.quadratic import ChannelQuadratic2d
 
 
 class Costs(NamedTuple):
-    """Of one image.
+    """The costs of one image.
 
     Attributes:
         parameters: Parameters, in millions.

@@ -1,4 +1,4 @@
-"""Where in a picture the quadratic term spoke for a class, and where against it."""
+"""Attribution: where in an image the quadratic term is evidence for a class, and where against it."""
 
 from typing import List, NamedTuple
 
@@ -11,7 +11,7 @@ from .ablation import quadratic_terms, without_quadratic
 
 
 class Explained(NamedTuple):
-    """What a network says of an image, and the quadratic term's part in it.
+    """A network's prediction for an image, and the part of the quadratic terms in it.
 
     Attributes:
         probabilities: Of all classes, shape (classes,).
@@ -25,7 +25,7 @@ class Explained(NamedTuple):
 
 
 def explain(model: nn.Module, image: torch.Tensor) -> Explained:
-    """Classify an image and look at the quadratic terms.
+    """Classify an image and attribute the prediction to the quadratic terms.
 
     The evidence of a position is the sum over channels of the term's output there times the derivative of the logit
     with respect to it, spread over the pixels that the position stands for.
@@ -39,7 +39,7 @@ def explain(model: nn.Module, image: torch.Tensor) -> Explained:
     """
     terms = quadratic_terms(model)
     if not terms:
-        raise InvalidInputError(f'{type(model).__name__} has no quadratic term to look at.')
+        raise InvalidInputError(f'{type(model).__name__} has no quadratic term to explain.')
     outputs: List[torch.Tensor] = []
 
     def keep(module: nn.Module, inputs: tuple, output: torch.Tensor) -> torch.Tensor:

@@ -29,7 +29,7 @@ from dit_timm.benchmark.checks import CheckFailedError, set_tf32
 from dit_timm.benchmark.options import parse_args
 from dit_timm.benchmark.results import Row, write_rows
 from dit_timm.benchmark.tables import table
-from dit_timm.cli.printing import set_up_printing
+from dit_timm.printing import set_up_printing
 from dit_timm.training.environment import environment
 
 _TABLE_WIDTH = 120

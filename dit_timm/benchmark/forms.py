@@ -6,7 +6,7 @@ from typing import Callable, Iterator
 
 import torch
 
-from ..ops import available_backends, dispatch, quadratic_form
+from ..ops import available_backends, quadratic_form, register_backend, unregister_backend
 
 OURS, MATERIALISED, ROOFLINE, BASE = 'ours', 'materialised', 'roofline', 'base network'
 
@@ -43,8 +43,8 @@ def backend_of(implementation: str, device: str, dtype: torch.dtype) -> str:
 @contextmanager
 def materialised_backend() -> Iterator[None]:
     """Let layers name 'materialised' as their backend. It stands behind all others: never the automatic choice."""
-    dispatch._BACKENDS[MATERIALISED] = dispatch.Backend(materialised)
+    register_backend(MATERIALISED, materialised)
     try:
         yield
     finally:
-        del dispatch._BACKENDS[MATERIALISED]
+        unregister_backend(MATERIALISED)

@@ -28,11 +28,11 @@ from ..data.folders import find_files
 from ..data.images import to_mode
 from ..data.splits import data_config
 from ..errors import MissingFileError, UserError, message_of
+from ..printing import set_up_printing
 from ..training.config import Parser, positive_int
 from ..training.engine import autocast
 from ..training.options import add_input_options, add_model_options
 from ..training.trained import add_checkpoint_option, load_trained, parse_with_run, read_classes
-from .printing import set_up_printing
 
 _TIMEOUT_SECONDS = 20
 _MAX_BYTES = 64 << 20
@@ -52,8 +52,7 @@ class Prediction(NamedTuple):
     quadratic_share: Optional[float]
 
 
-# Not torch.inference_mode: see training.wide_bfloat16.
-@torch.no_grad()
+@torch.inference_mode()
 def predict(model: nn.Module, image: torch.Tensor, args: argparse.Namespace, topk: int) -> Prediction:
     """Classify an image (C, H, W), normalised."""
     def logits() -> torch.Tensor:

@@ -25,6 +25,7 @@ from timm.utils import setup_default_logging
 from ..analysis.costs import count_costs
 from ..data.resident import ResidentSplits
 from ..errors import InvalidInputError, MissingFileError, message_of
+from ..printing import set_up_printing
 from ..results.differences import differences
 from ..results.rows import paired, summary
 from ..training.checkpoint import list_checkpoints
@@ -37,7 +38,6 @@ from ..training.sweep import Sweep, SweepRun, read_sweep
 from ..training.trained import result_on_test
 from ..training.variants import PLAIN, dit_network
 from . import train
-from .printing import set_up_printing
 
 # A guess: small networks leave a large GPU idle between their kernels. scripts/benchmark_sweep.py measures it.
 _TOGETHER_ON_GPU = 10

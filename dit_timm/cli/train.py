@@ -24,6 +24,7 @@ from timm.utils import get_outdir, random_seed, setup_default_logging
 from ..data.streams import is_stream
 from ..errors import UserError, message_of
 from ..files import write_file
+from ..printing import set_up_printing
 from ..training.checkpoint import list_checkpoints
 from ..training.config import RECIPE, Parser, parse, read_options, recipe_text
 from ..training.engine import summary_line
@@ -39,7 +40,6 @@ from ..training.options import (
 from ..training.processes import Processes
 from ..training.trainer import Trainer
 from ..training.variants import FROZEN, resolve
-from .printing import set_up_printing
 
 _DIGITS_RECIPE = Path(__file__).parent.parent / 'training' / 'digits.yaml'
 

@@ -25,9 +25,10 @@ from ..analysis.ablation import remove_quadratic
 from ..data.dataset import readable
 from ..data.labels import SomeClasses, read_valid_labels
 from ..data.loaders import eval_loader
-from ..data.splits import class_names, data_config, open_evaluated
+from ..data.splits import class_names, data_config, evaluated_name, open_evaluated
 from ..errors import InvalidInputError, UserError, message_of
 from ..pretrained.sources import is_source
+from ..printing import set_up_printing
 from ..training.config import Parser
 from ..training.confusion import Confusion
 from ..training.engine import evaluate, summary_line
@@ -35,7 +36,6 @@ from ..training.logs import write_csv
 from ..training.model import check_model
 from ..training.options import add_data_options, add_input_options, add_model_options
 from ..training.trained import add_checkpoint_option, known_classes, load_trained, parse_with_run
-from .printing import set_up_printing
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -146,7 +146,7 @@ def validate(args: argparse.Namespace) -> Dict[str, Any]:
         confusion.plot(classes, args.confusion)
     labels = '' if real is None else '; top1 and top5 by ReaL labels'
     images = int(confusion.counts.sum())
-    print(f'{args.val_split}: {images:,} images, loss {metrics["loss"]:.4f}{labels}')
+    print(f'{evaluated_name(args)}: {images:,} images, loss {metrics["loss"]:.4f}{labels}')
     weights = str(args.checkpoint or 'pretrained') + ', quadratic terms zero' * args.without_quadratic
     print(summary_line(metrics, args.model, weights), flush=True)
     top1, top5 = round(metrics['top1'], 4), round(metrics['top5'], 4)
@@ -154,7 +154,7 @@ def validate(args: argparse.Namespace) -> Dict[str, Any]:
         'model': args.model, 'top1': top1, 'top1_err': round(100 - top1, 4), 'top5': top5,
         'top5_err': round(100 - top5, 4), 'param_count': round(parameters / 1e6, 2),
         'img_size': config['input_size'][-1], 'crop_pct': config['crop_pct'],
-        'interpolation': config['interpolation'], 'split': args.val_split, 'images': images,
+        'interpolation': config['interpolation'], 'split': evaluated_name(args), 'images': images,
         'loss': round(metrics['loss'], 4), 'weights': weights,
     }
 
@@ -176,7 +176,7 @@ def _some(names: List[str]) -> str:
 def _real_labels(args: argparse.Namespace, dataset: Any) -> Optional[RealLabelsImagenet]:
     if args.real_labels is None:
         return None
-    if args.skip_bad_images or ' of ' in args.val_split:
+    if args.skip_bad_images or args.val_fraction:
         raise InvalidInputError('--real-labels goes by the number of each image: none can be left out.')
     try:
         return RealLabelsImagenet(dataset.filenames(basename=True), real_json=args.real_labels or None)

@@ -4,10 +4,12 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import cast
 
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
+from sklearn.utils import Bunch
 
 from .cache import default_cache
 
@@ -24,7 +26,7 @@ def digits_folder() -> Path:
     folder = default_cache() / 'digits'
     if folder.exists():
         return folder
-    digits = load_digits()
+    digits = cast(Bunch, load_digits())
     indices = range(len(digits.target))
     train, validation = train_test_split(indices, test_size=0.2, random_state=0, stratify=digits.target)
     folder.parent.mkdir(parents=True, exist_ok=True)

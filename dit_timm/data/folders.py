@@ -13,7 +13,7 @@ import os
 import tarfile
 from collections import Counter
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO, Dict, List, NamedTuple, Optional, Tuple
+from typing import IO, Any, Dict, List, NamedTuple, Optional, Tuple, cast
 
 import numpy as np
 from timm.data import ImageDataset, add_img_extensions, get_img_extensions
@@ -64,7 +64,7 @@ def find_files(root: Path) -> Found:
     """
     found = Found([], [], Counter(), Counter(), [])
     _walk(str(root), (), (root.resolve(),), found)
-    _say_ignored(root, found.ignored)
+    _say_ignored(str(root), found.ignored)
     if found.others:
         total = sum(found.others.values())
         files = 'file that is no image' if total == 1 else 'files that are no images'
@@ -248,7 +248,7 @@ class ArchiveReader(ReaderImageInTar):
         self.class_idx_to_name = {number: name for name, number in self.class_name_to_idx.items()}
         self.opened_by = os.getpid()
 
-    def __getitem__(self, index: int) -> Tuple[BinaryIO, int]:
+    def __getitem__(self, index: int) -> Tuple[Optional[IO[bytes]], np.ndarray]:
         if self.opened_by != os.getpid():
             # After a fork a file has one place for both processes, which they would move for each other.
             self._forget()
@@ -261,7 +261,9 @@ class ArchiveReader(ReaderImageInTar):
         return self.__dict__
 
     def _forget(self) -> None:
-        for state in (self.tar_state, *self.tar_state.children.values()):
+        # timm's annotation is a dict.
+        archive = cast(Any, self.tar_state)
+        for state in (archive, *archive.children.values()):
             state.reset()
 
 

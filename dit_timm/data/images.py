@@ -4,6 +4,8 @@ Pillow's `convert('RGB')` leaves a photograph lying on its side that its EXIF da
 grey value from 255 on white.
 """
 
+from typing import Dict, Optional, Tuple, cast
+
 import numpy as np
 from PIL import ExifTags, Image
 
@@ -14,7 +16,7 @@ FORMATS = ('JPEG', 'PNG', 'WEBP', 'GIF', 'BMP', 'TIFF')
 ENDINGS = ('.png', '.jpg', '.jpeg', '.webp', '.gif', '.bmp', '.tif', '.tiff')
 
 # Not by ImageOps.exif_transpose, which writes all other EXIF data anew and fails where one of them is damaged.
-_TURNS = {
+_TURNS: Dict[Optional[int], Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -52,7 +54,8 @@ def to_mode(image: Image.Image, mode: str = 'RGB') -> Image.Image:
 
 
 def _check_range(image: Image.Image) -> None:
-    low, high = image.getextrema()
+    # A pair of numbers for each band, of which there is one here.
+    low, high = cast(Tuple[float, float], image.getextrema())
     # Floats up to 1 would be black.
     if not (0 <= low and high <= 255) or image.mode == 'F' and 0 < high <= 1:
         raise InvalidInputError(

@@ -7,7 +7,7 @@ every class that is in it, or none.
 
 import importlib.resources
 from pathlib import Path
-from typing import List
+from typing import List, cast
 
 import torch
 from torch import nn
@@ -59,9 +59,10 @@ class SomeClasses(nn.Module):
 
     def __init__(self, model: nn.Module, classes: List[int]) -> None:
         super().__init__()
-        if not 0 <= min(classes) <= max(classes) < model.num_classes:
+        of_model = cast(int, model.num_classes)
+        if not 0 <= min(classes) <= max(classes) < of_model:
             raise InvalidInputError(
-                f'--valid-labels has classes {min(classes)} to {max(classes)}; the network has {model.num_classes}.'
+                f'--valid-labels has classes {min(classes)} to {max(classes)}; the network has {of_model}.'
             )
         self.model, self.num_classes = model, len(classes)
         self.register_buffer('classes', torch.tensor(classes), persistent=False)

@@ -28,8 +28,8 @@ class Prefetched:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[Tuple[torch.Tensor, torch.Tensor]]:
-        for batch in self.loader:
-            for tensor in batch:
+        for images, labels in self.loader:
+            for tensor in (images, labels):
                 if tensor.is_cuda:
                     tensor.record_stream(torch.cuda.current_stream(tensor.device))
-            yield tuple(batch)
+            yield images, labels

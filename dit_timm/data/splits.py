@@ -108,18 +108,21 @@ def labels(dataset: Dataset) -> Optional[np.ndarray]:
     return None if found is None or len(found) != len(dataset) else np.asarray(found)
 
 
-def held_out_name(share: float, split: str) -> str:
-    """What the images that `hold_out` takes from a split are called, in results and by --val-split of evaluation."""
-    return f'{share} of {split}'
+def evaluated_name(args: argparse.Namespace) -> str:
+    """What the images that `open_evaluated` opens are called, in words."""
+    return f'{args.val_fraction} of {args.train_split}' if args.val_fraction else args.val_split
 
 
 def open_evaluated(args: argparse.Namespace) -> Tuple[Dataset, Optional[List[int]]]:
-    """Open `--val-split`, a split or the images that a run held out; returns it and its images, None for all."""
-    share, _, split = args.val_split.partition(' of ')
-    if not split:
+    """Open `--val-split`, or the split with the images that `--val-fraction` holds out; these are None for all.
+
+    Raises:
+        UserError: See `open_split` and `hold_out`.
+    """
+    if not args.val_fraction:
         return open_split(args, args.val_split), None
-    dataset = open_split(args, split)
-    return dataset, hold_out(dataset, float(share))[1]
+    dataset = open_split(args, args.train_split)
+    return dataset, hold_out(dataset, args.val_fraction)[1]
 
 
 def hold_out(dataset: Dataset, share: float) -> Tuple[List[int], List[int]]:
@@ -131,8 +134,10 @@ def hold_out(dataset: Dataset, share: float) -> Tuple[List[int], List[int]]:
         The images to train on and those held out, as indices.
 
     Raises:
-        InvalidInputError: The share leaves one side without an image of each class.
+        InvalidInputError: The share leaves one side without an image of each class, or the data are a stream.
     """
+    if isinstance(dataset, IterableDataset):
+        raise InvalidInputError(f'--val-fraction {share} needs images by number, which a stream does not have.')
     classes = labels(dataset)
     try:
         train, held_out = train_test_split(range(len(dataset)), test_size=share, random_state=0, stratify=classes)

@@ -5,7 +5,7 @@ NeurIPS 2024. The ImageNet form: `y = conv(x) + Q(norm(x))`, by default without 
 """
 
 from types import FunctionType
-from typing import Callable, Dict, Optional, Tuple, Type, Union
+from typing import TYPE_CHECKING, Callable, Dict, Optional, Tuple, Type, Union, cast
 
 import torch
 from timm.layers import Conv2dSame, ScaledStdConv2d, ScaledStdConv2dSame, StdConv2d, StdConv2dSame, pad_same
@@ -27,19 +27,28 @@ def _forward_as(name: str, cls: Type[nn.Module]) -> Callable:
     return renamed
 
 
-class _DendriticConv2d:
+class _DendriticConv2d(nn.Conv2d if TYPE_CHECKING else object):
     """Mixin over a Conv2d class: `forward(x) = conv_forward(x) + quadratic(quadratic_norm(x))`.
 
     The linear part stays the convolution's own (`conv_forward` is the forward of the Conv2d class), and so do its
     parameters and their names; the new parameters are under `quadratic` and `quadratic_norm`.
     """
 
+    if TYPE_CHECKING:
+        # For readers alone: TorchScript reads what is annotated too.
+        conv_forward: Callable[[torch.Tensor], torch.Tensor]
+        quadratic: ChannelQuadratic2d
+        quadratic_norm: nn.Module
+        pads_same: bool
+        crops: bool
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (N, in_channels, H, W) to (N, out_channels, H', W'), as the convolution does."""
         y = self.conv_forward(x)
         x = self.quadratic_norm(x)
         if self.pads_same:
-            x = pad_same(x, self.weight.shape[-2:], self.stride, self.dilation)
+            # Lists are what TorchScript, for which timm annotates it, makes of tuples.
+            x = pad_same(x, self.weight.shape[-2:], self.stride, self.dilation)  # pyright: ignore[reportArgumentType]
         q = self.quadratic(x)
         if self.crops:
             q = q[..., :y.shape[-2], :y.shape[-1]]
@@ -49,7 +58,7 @@ class _DendriticConv2d:
 class DitConv2d(_DendriticConv2d, nn.Conv2d):
     """An `nn.Conv2d` that also owns a `ChannelQuadratic2d`: `y = conv(x) + Q(norm(x))`.
 
-    The quadratic term sees all input channels whatever the groups of the convolution, at the position under the
+    The quadratic term sees all input channels, also of a grouped convolution, at the position under the
     centre of the kernel, and is sampled at the convolution's stride. It starts at zero: a new DitConv2d computes
     what its convolution computes.
 
@@ -94,7 +103,7 @@ def add_dendrite(conv: nn.Conv2d, quadratic_norm: Norm = None, backend: Optional
     reason = why_not_dendritic(conv)
     if reason is not None:
         raise TypeError(reason)
-    _grow(conv, quadratic_norm, backend)
+    _grow(cast(_DendriticConv2d, conv), quadratic_norm, backend)
     conv.__class__ = _DENDRITIC[type(conv)]
     return conv
 
@@ -104,21 +113,22 @@ def why_not_dendritic(module: nn.Module) -> Optional[str]:
     name = type(module).__name__
     if isinstance(module, _DendriticConv2d):
         return f'a {name} has a dendrite already.'
-    if type(module) not in _DENDRITIC:
+    if not isinstance(module, nn.Conv2d) or type(module) not in _DENDRITIC:
         accepted = ', '.join(cls.__name__ for cls in _DENDRITIC)
         return f'expected one of the convolutions {accepted}; got a {name}.'
     return _why_not_centred(module)
 
 
-def _grow(conv: nn.Conv2d, quadratic_norm: Norm, backend: Optional[str]) -> None:
+def _grow(conv: _DendriticConv2d, quadratic_norm: Norm, backend: Optional[str]) -> None:
     reason = _why_not_centred(conv)
     if reason is not None:
         raise ValueError(reason)
+    height, width = conv.stride
     conv.quadratic_norm = _create_norm(quadratic_norm, conv.in_channels).train(conv.training)
     conv.quadratic = ChannelQuadratic2d(
         conv.in_channels,
         conv.out_channels,
-        stride=conv.stride,
+        stride=(height, width),
         offset=_centre(conv),
         backend=backend,
         device=conv.weight.device,
@@ -152,18 +162,19 @@ def _create_norm(norm: Norm, in_chs: int) -> nn.Module:
     return _NORMS[norm]()
 
 
-def _padding(conv: nn.Conv2d) -> Tuple[int, int]:
+def _padding(conv: nn.Conv2d) -> Tuple[int, ...]:
     return (0, 0) if isinstance(conv.padding, str) else conv.padding
 
 
-def _centre(conv: nn.Conv2d) -> Tuple[int, ...]:
+def _centre(conv: nn.Conv2d) -> Tuple[int, int]:
     """The input position under the centre of the kernel, for output position (0, 0)."""
     if conv.padding == 'same':
         return 0, 0
-    return tuple(d * (k - 1) // 2 - p for d, k, p in zip(conv.dilation, conv.kernel_size, _padding(conv)))
+    row, column = (d * (k - 1) // 2 - p for d, k, p in zip(conv.dilation, conv.kernel_size, _padding(conv)))
+    return row, column
 
 
-def _dendritic(cls: Type[nn.Conv2d]) -> Type[nn.Conv2d]:
+def _dendritic(cls: Type[nn.Module]) -> Type[nn.Conv2d]:
     """The dendritic class of a Conv2d class, as a class of this module so that it can be pickled."""
     name = f'Dit{cls.__name__}'
     created = type(name, (_DendriticConv2d, cls), {
@@ -174,7 +185,7 @@ def _dendritic(cls: Type[nn.Conv2d]) -> Type[nn.Conv2d]:
     return created
 
 
-_DENDRITIC: Dict[Type[nn.Conv2d], Type[nn.Conv2d]] = {
+_DENDRITIC: Dict[Type[nn.Module], Type[nn.Conv2d]] = {
     nn.Conv2d: DitConv2d,
     **{cls: _dendritic(cls) for cls in (Conv2dSame, StdConv2d, StdConv2dSame, ScaledStdConv2d, ScaledStdConv2dSame)},
 }

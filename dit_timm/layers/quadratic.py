@@ -4,7 +4,7 @@ Paper: "Dendritic Integration Inspired Artificial Neural Networks Capture Data C
 NeurIPS 2024.
 """
 
-from typing import Optional, Tuple, Union
+from typing import Optional, Tuple, Union, cast
 
 import torch
 from timm.layers import to_2tuple
@@ -53,8 +53,8 @@ class ChannelQuadratic2d(nn.Module):
         super().__init__()
         self.in_chs = in_chs
         self.out_chs = in_chs if out_chs is None else out_chs
-        self.stride = to_2tuple(stride)
-        self.offset = to_2tuple(offset)
+        self.stride = cast(Tuple[int, int], to_2tuple(stride))
+        self.offset = cast(Tuple[int, int], to_2tuple(offset))
         if min(in_chs, self.out_chs, *self.stride) < 1 or min(self.offset) < 0:
             raise ValueError(
                 f'in_chs, out_chs and stride must be positive and offset not negative; got in_chs={in_chs}, '

@@ -2,7 +2,7 @@
 
 import difflib
 import fnmatch
-from typing import Dict, List, Optional, Sequence, Union
+from typing import Dict, List, Optional, Sequence, Union, cast
 
 from torch import nn
 
@@ -52,7 +52,7 @@ def add_dendrites(
             hint = '' if isinstance(module, nn.Conv2d) else _near(modules, name)
             raise TypeError(f'cannot give a dendrite to {name!r}: {reason}{hint}')
     for module in selected.values():
-        add_dendrite(module, quadratic_norm=quadratic_norm, backend=backend)
+        add_dendrite(cast(nn.Conv2d, module), quadratic_norm=quadratic_norm, backend=backend)
     return model
 
 

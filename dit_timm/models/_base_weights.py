@@ -7,7 +7,7 @@ repository, and zero quadratic terms. Such a model computes exactly what its bas
 
 import logging
 from dataclasses import replace
-from typing import Any, Dict
+from typing import Any, Dict, Type, TypeVar, cast
 
 import torch
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError
@@ -21,6 +21,8 @@ from ._timm_private import SAFETENSORS
 _logger = logging.getLogger(__name__)
 
 INIT_SUFFIX = '_init'
+
+Model = TypeVar('Model', bound=nn.Module)
 
 
 def init_cfgs(bases: Dict[str, str]) -> Dict[str, PretrainedCfg]:
@@ -36,7 +38,7 @@ def init_cfgs(bases: Dict[str, str]) -> Dict[str, PretrainedCfg]:
     return {
         f'{name}.{cfg.tag}{INIT_SUFFIX}': replace(
             cfg,
-            # The base's repository is written out: timm would complete a bare 'timm/' with our name.
+            # The base's repository in full: timm would complete 'timm/' with the name of the Dit architecture.
             hf_hub_filename=SAFETENSORS,
             url=None,
             architecture=None,
@@ -52,7 +54,7 @@ def init_cfgs(bases: Dict[str, str]) -> Dict[str, PretrainedCfg]:
 def add_zero_quadratics(state_dict: Dict[str, torch.Tensor], model: nn.Module) -> Dict[str, torch.Tensor]:
     """Complete the weights of a base network with zeros for the quadratic terms, where an `_init` tag asks for it.
 
-    Anything else is returned as it came, for the strict load to judge: weights of another tag, of a model folder
+    Anything else is returned unchanged, and the strict load checks it: weights of another tag, of a model folder
     or a Hub repository of its own, and weights that hold some of the quadratic terms.
 
     Args:
@@ -62,7 +64,7 @@ def add_zero_quadratics(state_dict: Dict[str, torch.Tensor], model: nn.Module) -
     Returns:
         The weights, completed.
     """
-    cfg = model.pretrained_cfg
+    cfg = cast(Dict[str, Any], model.pretrained_cfg)
     from_base = (cfg.get('tag') or '').endswith(INIT_SUFFIX) and not cfg.get('source')
     missing = {
         f'{name}.weight': torch.zeros_like(module.weight, device='cpu')
@@ -78,8 +80,8 @@ def add_zero_quadratics(state_dict: Dict[str, torch.Tensor], model: nn.Module) -
     return {**state_dict, **missing}
 
 
-def build_dit_model(model_cls: type, variant: str, pretrained: bool, **kwargs: Any) -> nn.Module:
-    """timm's `build_model_with_cfg`, with an error that says what to do when weights cannot be had.
+def build_dit_model(model_cls: Type[Model], variant: str, pretrained: bool, **kwargs: Any) -> Model:
+    """timm's `build_model_with_cfg`, with an error that says what to do when weights are not available.
 
     Raises:
         OSError: The pretrained weights are neither cached nor to be downloaded, or a local file is missing.

@@ -18,8 +18,8 @@ from timm.models.convnext import checkpoint_filter_fn as convnext_filter_fn
 
 from ..layers.dit_conv import Norm
 from ..layers.surgery import add_dendrites
+from ._authors_checkpoints import square, unwrap
 from ._base_weights import add_zero_quadratics, build_dit_model, init_cfgs
-from ._checkpoints import square, unwrap
 
 __all__ = ['DitConvNeXt']  # register_model adds each entrypoint
 
@@ -44,7 +44,7 @@ class DitConvNeXt(ConvNeXt):
             **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
-        block = min(2, len(self.stages[0].blocks) - 1)
+        block = min(2, len([*self.get_submodule('stages.0.blocks').children()]) - 1)
         if dendrites is None:
             dendrites = f'stages.0.blocks.{block}.conv_dw'
         add_dendrites(self, dendrites, quadratic_norm=quadratic_norm)

@@ -15,8 +15,8 @@ from timm.models.resnet import BasicBlock, Bottleneck
 
 from ..layers.dit_conv import Norm
 from ..layers.surgery import add_dendrites
+from ._authors_checkpoints import unwrap
 from ._base_weights import add_zero_quadratics, build_dit_model, init_cfgs
-from ._checkpoints import unwrap
 
 __all__ = ['DitResNet']  # register_model adds each entrypoint
 

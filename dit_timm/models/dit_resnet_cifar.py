@@ -9,12 +9,13 @@ convolutions as shortcuts, and features averaged to a 2x2 grid (256 features at 
 second stage, `(bn2(conv2(h)) + Q(LN(h))) / 2`, where LN normalises each map over its positions.
 
 Two things differ from the authors' code. Its quadratic term comes out with height and width exchanged; ours does not,
-unless `transposed_quadratic` asks for it. And it works at 32x32 only; `img_size` frees ours.
+unless `transposed_quadratic` is set. And it works at 32x32 only; ours takes `img_size`.
 """
 
 import logging
+import math
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Set, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Set, Tuple, Union, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +24,8 @@ from timm.models import checkpoint_seq, generate_default_cfgs, register_model
 from torch import nn
 
 from ..layers.quadratic import ChannelQuadratic2d
+from ._authors_checkpoints import from_cifar, is_cifar, unwrap
 from ._base_weights import build_dit_model
-from ._checkpoints import unwrap
-from ._cifar_checkpoints import from_authors, is_authors, resize_norm
 from ._timm_private import feature_take_indices
 
 __all__ = ['DitResNetCifar']  # register_model adds each entrypoint
@@ -63,11 +63,11 @@ class CifarBlock(nn.Module):
             map_size: Optional[Tuple[int, int]] = None,
             transposed_quadratic: bool = False,
             drop_path: float = 0.,
-            device=None,
-            dtype=None,
+            device: Union[torch.device, str, None] = None,
+            dtype: Optional[torch.dtype] = None,
     ) -> None:
         super().__init__()
-        dd = {'device': device, 'dtype': dtype}
+        dd: Dict[str, Any] = {'device': device, 'dtype': dtype}
         self.transposed_quadratic = transposed_quadratic
         self.conv1 = nn.Conv2d(in_chs, out_chs, 3, stride=stride, padding=1, bias=False, **dd)
         self.bn1 = nn.BatchNorm2d(out_chs, **dd)
@@ -75,16 +75,13 @@ class CifarBlock(nn.Module):
         self.conv2 = nn.Conv2d(out_chs, out_chs, 3, padding=1, bias=False, **dd)
         self.bn2 = nn.BatchNorm2d(out_chs, **dd)
         self.act2 = nn.ReLU()
-        self.quadratic_norm = nn.LayerNorm(map_size, **dd) if map_size else None
+        self.quadratic_norm = nn.LayerNorm(list(map_size), **dd) if map_size else None
         self.quadratic = ChannelQuadratic2d(out_chs, **dd) if map_size else None
         self.drop_path = DropPath(drop_path) if drop_path > 0. else nn.Identity()
-        if stride != 1 or in_chs != out_chs:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(in_chs, out_chs, 1, stride=stride, bias=False, **dd),
-                nn.BatchNorm2d(out_chs, **dd),
-            )
-        else:
-            self.downsample = nn.Identity()
+        self.downsample = nn.Identity() if stride == 1 and in_chs == out_chs else nn.Sequential(
+            nn.Conv2d(in_chs, out_chs, 1, stride=stride, bias=False, **dd),
+            nn.BatchNorm2d(out_chs, **dd),
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Map (N, in_chs, H, W) to (N, out_chs, ceil(H / stride), ceil(W / stride))."""
@@ -131,16 +128,16 @@ class DitResNetCifar(nn.Module):
             transposed_quadratic: bool = False,
             drop_rate: float = 0.,
             drop_path_rate: float = 0.,
-            device=None,
-            dtype=None,
+            device: Union[torch.device, str, None] = None,
+            dtype: Optional[torch.dtype] = None,
     ) -> None:
         super().__init__()
-        dd = {'device': device, 'dtype': dtype}
+        dd: Dict[str, Any] = {'device': device, 'dtype': dtype}
         self.num_classes = num_classes
         self.in_chans = in_chans
         self.drop_rate = drop_rate
         self.grad_checkpointing = False
-        self.img_size: Tuple[int, int] = to_2tuple(img_size)
+        self.img_size = cast(Tuple[int, int], to_2tuple(img_size))
         self.transposed_quadratic = transposed_quadratic
         if transposed_quadratic and self.img_size[0] != self.img_size[1]:
             raise ValueError(f'transposed_quadratic needs a square img_size; got {self.img_size}.')
@@ -151,18 +148,18 @@ class DitResNetCifar(nn.Module):
         self.act1 = nn.ReLU()
 
         self.feature_info = []
+        stages = []
         shape = len(_CHANNELS), stage_depth
         drop_paths = torch.linspace(0, drop_path_rate, shape[0] * shape[1], device='cpu').view(shape).tolist()
         in_chs = _CHANNELS[0]
         for stage, out_chs in enumerate(_CHANNELS):
             reduction = 2 ** stage
-            map_size = tuple(-(-size // reduction) for size in self.img_size)
+            map_size = tuple(math.ceil(size / reduction) for size in self.img_size)
             blocks = []
             for block in range(stage_depth):
                 is_quadratic = quadratic and stage == _QUADRATIC_STAGE and block == 0
                 blocks.append(CifarBlock(
-                    in_chs,
-                    out_chs,
+                    in_chs, out_chs,
                     stride=2 if block == 0 and stage > 0 else 1,
                     map_size=map_size if is_quadratic else None,
                     transposed_quadratic=transposed_quadratic,
@@ -170,14 +167,14 @@ class DitResNetCifar(nn.Module):
                     **dd,
                 ))
                 in_chs = out_chs
-            name = f'layer{stage + 1}'
-            self.add_module(name, nn.Sequential(*blocks))
-            self.feature_info.append(dict(num_chs=out_chs, reduction=reduction, module=name))
+            stages.append(nn.Sequential(*blocks))
+            self.feature_info.append(dict(num_chs=out_chs, reduction=reduction, module=f'layer{stage + 1}'))
+        self.layer1, self.layer2, self.layer3 = stages
 
         self.num_features = _CHANNELS[-1]
         self._create_head(num_classes, global_pool, **dd)
 
-    def _create_head(self, num_classes: int, global_pool: str, **dd) -> None:
+    def _create_head(self, num_classes: int, global_pool: str, **dd: Any) -> None:
         known = ('avg', 'max', 'avgmax', 'catavgmax', '')
         if global_pool not in known:
             raise ValueError(f'global_pool must be one of {known}; got {global_pool!r}.')
@@ -188,22 +185,22 @@ class DitResNetCifar(nn.Module):
         self.global_pool.train(self.training)
         self.fc.train(self.training)
 
-    @torch.jit.ignore
+    @torch.jit.ignore()
     def no_weight_decay(self) -> Set[str]:
         """Parameters that timm's optimizers do not decay: the norm's, which its shape alone tells from a weight."""
         return {name for name, _ in self.named_parameters() if name.endswith('quadratic_norm.weight')}
 
-    @torch.jit.ignore
+    @torch.jit.ignore()
     def group_matcher(self, coarse: bool = False) -> Dict[str, str]:
         """Regular expressions that group parameters by layer, for layer decay."""
         return dict(stem=r'^conv1|bn1', blocks=r'^layer(\d+)' if coarse else r'^layer(\d+)\.(\d+)')
 
-    @torch.jit.ignore
+    @torch.jit.ignore()
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute the activations of each block in backward."""
         self.grad_checkpointing = enable
 
-    @torch.jit.ignore
+    @torch.jit.ignore()
     def get_classifier(self) -> nn.Module:
         """The classifier: (N, head_hidden_size) to (N, num_classes)."""
         return self.fc
@@ -222,15 +219,9 @@ class DitResNetCifar(nn.Module):
 
     def _check_size(self, x: torch.Tensor) -> None:
         if self.fixed_size:
-            height, width = x.shape[-2], x.shape[-1]
-            torch._assert(
-                height == self.img_size[0],
-                f'Input height ({height}) differs from the model\'s ({self.img_size[0]}): create it with img_size=...',
-            )
-            torch._assert(
-                width == self.img_size[1],
-                f'Input width ({width}) differs from the model\'s ({self.img_size[1]}): create it with img_size=...',
-            )
+            own = f'the network is made for {self.img_size[0]}x{self.img_size[1]}: create it with img_size=...'
+            torch._assert(x.shape[-2] == self.img_size[0], f'The input is {x.shape[-2]} high, and {own}')
+            torch._assert(x.shape[-1] == self.img_size[1], f'The input is {x.shape[-1]} wide, and {own}')
 
     def forward_intermediates(
             self,
@@ -307,22 +298,35 @@ class DitResNetCifar(nn.Module):
         return self.forward_head(self.forward_features(x))
 
 
+def _resize_norm(
+        state_dict: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor],
+) -> Dict[str, torch.Tensor]:
+    """Interpolate the affine maps (H, W) of the quadratic term's norm, the only weights that know the input size."""
+    resized = dict(state_dict)
+    for key, value in state_dict.items():
+        if '.quadratic_norm.' in key and key in own and value.shape != own[key].shape:
+            size = tuple(own[key].shape)
+            _logger.info(f'Interpolated {key} from {tuple(value.shape)} to {size}.')
+            resized[key] = F.interpolate(value.float()[None, None], size, mode='bilinear')[0, 0]
+    return resized
+
+
 def checkpoint_filter_fn(state_dict: Dict[str, Any], model: DitResNetCifar) -> Dict[str, torch.Tensor]:
-    """Read weights of this package and of the authors' CIFAR training, whatever the input size of the network.
+    """Read weights of this package and of the authors' CIFAR training, for any input size of the network.
 
     Raises:
         ValueError: They are a Dit network's, and the network is a plain one; or they are this package's, which were not
             trained with transposed maps, and the network has those.
     """
-    state_dict = unwrap(state_dict)
-    if is_authors(state_dict):
+    state_dict, cfg = unwrap(state_dict), cast(Dict[str, Any], model.pretrained_cfg)
+    if is_cifar(state_dict):
         if not model.transposed_quadratic:
             _logger.warning(
                 "These weights come from the authors' code, whose quadratic term has height and width exchanged. "
                 "Create the model with transposed_quadratic=True for the network that was trained."
             )
-        state_dict = from_authors(state_dict)
-    elif model.transposed_quadratic and Path(model.pretrained_cfg.get('file') or '').parent == _WEIGHTS:
+        state_dict = from_cifar(state_dict)
+    elif model.transposed_quadratic and Path(cfg.get('file') or '').parent == _WEIGHTS:
         raise ValueError(
             'The weights in this package were trained without transposed_quadratic=True, which makes another network. '
             'Leave it out; or, for a checkpoint of the authors, name it: pretrained_cfg_overlay=dict(file=...).'
@@ -333,7 +337,7 @@ def checkpoint_filter_fn(state_dict: Dict[str, Any], model: DitResNetCifar) -> D
             'These weights are a Dit network\'s, and quadratic=False makes the plain one, which is another network. '
             'Leave quadratic=False out, or pass pretrained=False.'
         )
-    return resize_norm(state_dict, own)
+    return _resize_norm(state_dict, own)
 
 
 def _create_dit_resnet_cifar(variant: str, pretrained: bool = False, **kwargs) -> DitResNetCifar:
@@ -359,13 +363,9 @@ def _cfg(**kwargs) -> Dict[str, Any]:
     }
 
 
-def _shipped(name: str, **kwargs) -> Dict[str, Any]:
-    """Of weights that are in the package; see hub/results/shipped.csv."""
-    return _cfg(file=str(_WEIGHTS / f'{name}.safetensors'), **kwargs)
-
-
 default_cfgs = generate_default_cfgs({
-    'dit_resnet20.cifar10': _shipped('dit_resnet20.cifar10', label_names=_CIFAR10),
+    # In the package; see hub/results/shipped.csv.
+    'dit_resnet20.cifar10': _cfg(file=str(_WEIGHTS / 'dit_resnet20.cifar10.safetensors'), label_names=_CIFAR10),
     **{f'dit_resnet{depth}.untrained': _cfg() for depth in (20, 32, 44, 56, 110)},
 })
 

@@ -1,17 +1,18 @@
 """The quadratic form in plain torch, in bounded memory, on any device and dtype.
 
-Products are formed one tile at a time, used in a matrix product while they are still in the cache, and forgotten;
-backward forms them again. A tile is a block of rows of the matrix of pairs at some pixels, (pairs, pixels):
+Products are computed one tile at a time, used in a matrix product while they are still in the cache, and discarded;
+backward recomputes them. A tile is a block of rows of the matrix of pairs at some pixels, (pairs, pixels):
 
 - pixels are innermost, so that a product of two channels is one long contiguous loop;
 - row i of the matrix of pairs starts at the diagonal, up to a block of rows (see `_Block`).
 
-On a CPU the pixels are shared out among as many lanes as torch has threads. A lane is a thread of Python that runs its
-operators alone, from its first tile to its last. Operators on a tile that all threads share would make them meet
-thousands of times, and at each meeting wait for the one that another process keeps from its core.
+On a CPU the pixels are divided among as many lanes as torch has threads. A lane is a Python thread whose operators run
+single-threaded, from its first tile to its last. Multi-threaded operators on small tiles would synchronise all threads
+thousands of times, each time at the pace of the thread that another process keeps from its core.
 """
 
 import functools
+import math
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -28,9 +29,9 @@ _CPU_LANE_ELEMENTS = 1 << 17
 _DEVICE_TILE_ELEMENTS = 1 << 24
 # The gradient of the weights is summed in each lane on its own.
 _MAX_LANES = 16
-# Fewer are computed sooner than a thread is woken.
+# Fewer take less time than to wake a thread.
 _MIN_LANE_PIXELS = 32
-# Rows of a block: more of them compute more products twice, fewer cost more operator calls.
+# Rows of a block: more rows compute more products twice, fewer cost more operator calls.
 _BLOCK_ROWS = 8
 
 _Result = TypeVar('_Result')
@@ -80,7 +81,7 @@ class _Block(NamedTuple):
 
 
 class _Plan:
-    """How the plane of pairs and pixels is cut: into blocks of pairs, and into lanes and tiles of pixels.
+    """The tiling of pairs and pixels: blocks of pairs, and lanes and tiles of pixels.
 
     Attributes:
         blocks: The blocks.
@@ -100,9 +101,9 @@ class _Plan:
             elements = _CPU_LANE_ELEMENTS
         self.lanes = [slice(pixels * lane // count, pixels * (lane + 1) // count) for lane in range(count)]
         # Tiles of about equal size.
-        lane_pixels = -(-pixels // count)
-        tiles = -(-lane_pixels // max(1, elements // self.blocks[0].pairs))
-        self.tile_pixels = -(-lane_pixels // tiles)
+        lane_pixels = math.ceil(pixels / count)
+        tiles = math.ceil(lane_pixels / max(1, elements // self.blocks[0].pairs))
+        self.tile_pixels = math.ceil(lane_pixels / tiles)
 
     @property
     def tile_elements(self) -> int:
@@ -121,7 +122,7 @@ class _Plan:
             yield tile, tuple(tensor[tile].mT.to(self.dtype).contiguous() for tensor in tensors)
 
     def run(self, compute: Callable[[slice], _Result]) -> List[_Result]:
-        """Compute every lane, all at once; returns their results in order."""
+        """Compute all lanes in parallel; returns their results in order."""
         if len(self.lanes) == 1:
             return [compute(self.lanes[0])]
         inference = torch.is_inference_mode_enabled()
@@ -135,18 +136,18 @@ class _Plan:
 
 
 def _work_alone() -> None:
-    """Let this thread run its operators without others."""
-    # A thread takes over the number that was set last when it first asks for it, so that it has to ask before it sets.
+    """Run the operators of this thread single-threaded."""
+    # A thread inherits the number that was set last when it first reads it, so it has to read before it sets.
     torch.get_num_threads()
     torch.set_num_threads(1)
 
 
 @functools.cache
 def _threads(count: int) -> ThreadPoolExecutor:
-    """Threads of Python whose operators do not share their work with others."""
+    """Python threads whose operators run single-threaded."""
     before = torch.get_num_threads()
     pool = ThreadPoolExecutor(count, 'quadratic_form', initializer=_work_alone)
-    # All of them start now: none ends before the last has come.
+    # All start now: the barrier keeps each until the last has started.
     started = threading.Barrier(count)
     list(pool.map(lambda _: started.wait(), range(count)))
     # The number of threads belongs to each thread, but what a thread set last is what new threads begin with.
@@ -228,7 +229,7 @@ def _grad_weight(grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         return sums
 
     for block, lane_sums in zip(plan.blocks, zip(*plan.run(compute))):
-        block.unfold(sum(lane_sums).to(x.dtype), output)
+        block.unfold(functools.reduce(torch.add, lane_sums).to(x.dtype), output)
     return output
 
 

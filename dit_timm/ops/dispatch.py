@@ -1,55 +1,14 @@
-"""The one public function of the quadratic form, and the backends that it picks from."""
+"""The one public function of the quadratic form."""
 
-import difflib
-from typing import Callable, NamedTuple, Optional, Tuple, Union
+from typing import Optional
 
 import torch
 
-from .chunked import quadratic_form_chunked
-from .native import binding as native_backend
+from .backends import pick_backend
 from .portable import quadratic_form_portable
-from .reference import quadratic_form_reference
-from .triton import binding as triton_backend
 
 # torch.compiler says so from torch 2.7 on.
 _is_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)
-
-
-class Backend(NamedTuple):
-    """One way to compute the quadratic form.
-
-    Attributes:
-        compute: Maps x (P, C) and weight (O, C, C) to (P, O).
-        why_unusable: Says why it cannot run on a device and dtype, or returns None where it can.
-    """
-    compute: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    why_unusable: Callable[[torch.device, torch.dtype], Optional[str]] = lambda device, dtype: None
-
-
-# In order of preference: the automatic choice is the first that is usable for the device and dtype of the inputs.
-_BACKENDS = {
-    # Sums in float32 whatever the dtype. For bfloat16 its kernels take a third to two thirds of the chunked backend's
-    # time on CPUs with matrix units for it too (hub/results/benchmark_cpu_op_bfloat16.csv): they make the products of
-    # channels in registers, and the chunked backend in memory.
-    'native': Backend(native_backend.quadratic_form_native, native_backend.why_unusable),
-    'triton': Backend(triton_backend.quadratic_form_triton, triton_backend.why_unusable),
-    'chunked': Backend(quadratic_form_chunked),
-    'reference': Backend(quadratic_form_reference),
-}
-
-
-def available_backends(
-        device: Union[str, torch.device] = 'cpu',
-        dtype: torch.dtype = torch.float32,
-) -> Tuple[str, ...]:
-    """Names that `quadratic_form` accepts as `backend` for inputs of a device and dtype, the preferred one first.
-
-    Args:
-        device: A device or its name, such as 'cpu' or 'cuda:0'.
-        dtype: Dtype of the inputs; under autocast, that of autocast.
-    """
-    device = torch.device(device)
-    return tuple(name for name, backend in _BACKENDS.items() if backend.why_unusable(device, dtype) is None)
 
 
 def quadratic_form(x: torch.Tensor, weight: torch.Tensor, backend: Optional[str] = None) -> torch.Tensor:
@@ -84,7 +43,7 @@ def quadratic_form(x: torch.Tensor, weight: torch.Tensor, backend: Optional[str]
     """
     if torch.jit.is_scripting():
         flat = quadratic_form_portable(x.reshape(-1, x.shape[-1]), weight)
-        return flat.reshape(x.shape[:-1] + [weight.shape[0]])
+        return flat.reshape(list(x.shape[:-1]) + [weight.shape[0]])
     else:
         return _quadratic_form(x, weight, backend)
 
@@ -98,7 +57,7 @@ def _quadratic_form(x: torch.Tensor, weight: torch.Tensor, backend: Optional[str
         dtype = torch.get_autocast_dtype(device_type)
         x, weight = (tensor if tensor.dtype == torch.float64 else tensor.to(dtype) for tensor in (x, weight))
         weight = weight.to(x.dtype)
-    compute = _pick(backend, x.device, x.dtype)
+    compute = pick_backend(backend, x.device, x.dtype)
     if _is_exporting() or torch.jit.is_tracing():
         compute = quadratic_form_portable
     # A view costs as much as a small form, forward and backward.
@@ -115,31 +74,6 @@ def _quadratic_form(x: torch.Tensor, weight: torch.Tensor, backend: Optional[str
 @torch.compiler.assume_constant_result
 def _autocast_available(device_type: str) -> bool:
     return torch.amp.is_autocast_available(device_type)
-
-
-def _pick(
-        name: Optional[str],
-        device: torch.device,
-        dtype: torch.dtype,
-) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    if name is None:
-        # Not by available_backends, which asks all: for a small form that takes as long as to compute it.
-        return next(backend.compute for backend in _BACKENDS.values() if backend.why_unusable(device, dtype) is None)
-    check_backend(name)
-    backend = _BACKENDS[name]
-    reason = backend.why_unusable(device, dtype)
-    if reason is not None:
-        usable = ', '.join(map(repr, available_backends(device, dtype)))
-        raise RuntimeError(f'backend {name!r} cannot run on {str(device)!r} with {dtype}: {reason} Usable: {usable}.')
-    return backend.compute
-
-
-def check_backend(name: Optional[str]) -> None:
-    """Raise a ValueError if `name` is neither None nor the name of a backend, be it usable here or not."""
-    if name is not None and name not in _BACKENDS:
-        near = difflib.get_close_matches(str(name), _BACKENDS, n=1)
-        hint = f' Did you mean {near[0]!r}?' if near else ''
-        raise ValueError(f'backend must be None or one of {", ".join(map(repr, _BACKENDS))}; got {name!r}.{hint}')
 
 
 def _check_inputs(x: torch.Tensor, weight: torch.Tensor, autocast: bool) -> None:

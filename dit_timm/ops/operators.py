@@ -1,4 +1,4 @@
-"""How a way to compute the quadratic form becomes operators of torch, and these functions with derivatives.
+"""Registers a backend of the quadratic form as torch operators, and these as functions with derivatives.
 
 Each backend is three operators, on x (P, C), weight (O, C, C) and grad (P, O):
 
@@ -92,17 +92,17 @@ def register_operators(
 # Dynamo cannot trace into it.
 @torch.compiler.assume_constant_result
 def _is_transformed() -> bool:
-    """Whether torch.func or forward mode is at work."""
+    """Whether torch.func or forward mode is active."""
     return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
 
 def _forward_levels() -> int:
-    """How often torch.func differentiates in forward mode, one time within the other."""
+    """How many levels of forward mode of torch.func are nested."""
     return sum(level.key() == TransformType.Jvp for level in retrieve_all_functorch_interpreters())
 
 
 def _apply(function: Type['_Function'], *inputs: Any) -> torch.Tensor:
-    """Apply a function, or only its operator where nobody will differentiate: in an ordinary backward pass, say."""
+    """Apply a function, or only its operator where no derivative is recorded, as in a first-order backward."""
     if torch._C._are_functorch_transforms_active():
         return function.transformable.apply(*inputs)
     if torch.is_grad_enabled() or torch.autograd.forward_ad._current_level >= 0:
@@ -111,7 +111,7 @@ def _apply(function: Type['_Function'], *inputs: Any) -> torch.Tensor:
 
 
 def _below_autograd(called: Operator, *inputs: torch.Tensor) -> torch.Tensor:
-    """Call an operator past its own gradient, which takes a Function of ours longer than a small form.
+    """Call an operator below autograd: recording its own gradient would take longer than a small form.
 
     And past the dispatcher, where nothing stands between it and the computation: that is a quarter of a small form.
     """
@@ -195,8 +195,9 @@ class _Function(torch.autograd.Function):
     """A Function of tensors and, as the last input, the operators of a backend.
 
     Attributes:
-        operator: Which of them it is.
-        transformable: Itself for torch.func, which wants `forward` and `setup_context` apart, slower for small forms.
+        operator: The name of its operator.
+        transformable: Its version for torch.func, which needs `forward` and `setup_context` apart; slower for small
+            forms.
     """
     operator: str
     transformable: type
@@ -338,12 +339,12 @@ def _save(ctx: Any, inputs: Tuple[Any, ...]) -> None:
 
 
 def _batched(tensor: torch.Tensor, dim: Optional[int], size: int) -> torch.Tensor:
-    """A tensor with its dimension of vmap in front, if it has one, else as often as the others."""
+    """A tensor with its dimension of vmap in front; expanded, if it has none."""
     return tensor.expand(size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
 
 def _sum(*terms: Any) -> torch.Tensor:
-    """The sum of those that are there."""
+    """The sum of the terms that are not False."""
     total, *others = (term for term in terms if term is not False)
     for term in others:
         total = total + term
@@ -353,8 +354,8 @@ def _sum(*terms: Any) -> torch.Tensor:
 def _balanced(x: torch.Tensor, v: torch.Tensor) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """x / a + v / b, x / a - v / b and a b / 2, where a and b are the largest values of each pixel.
 
-    Else the smaller summand would drown in the rounding of the larger one. What is made of the three does not depend on
-    a and b, nor do its derivatives.
+    Otherwise the smaller summand would be lost in the rounding of the larger one. What is computed from the three does
+    not depend on a and b, nor do its derivatives.
     """
     wide = accumulation_dtype(x.dtype)
     x, v = x.to(wide), v.to(wide)

@@ -2,7 +2,7 @@
 
 An exported program must run where dit_timm is not installed, so it may not hold our operators, and its number of
 nodes may not depend on the number of pixels. Hence the loop is over blocks of channels: a block's products are
-`block` times as large as the input, whatever C is.
+`block` times as large as the input, for any C.
 """
 
 import torch

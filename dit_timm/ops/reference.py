@@ -1,4 +1,4 @@
-"""The quadratic form as the paper writes it: the truth that every other backend is held to."""
+"""The quadratic form as the paper writes it: the reference that every other backend is tested against."""
 
 import torch
 
@@ -6,7 +6,7 @@ from .precision import accumulation_dtype
 
 
 def quadratic_form_reference(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """Materialise all `C * C` products at every pixel and weigh them.
+    """Materialise all `C * C` products at every pixel, then sum them with their weights.
 
     Args:
         x: Inputs of shape (P, C).

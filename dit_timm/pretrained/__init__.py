@@ -1,1 +1,1 @@
-"""Weights that prove themselves: checked loading, golden outputs, sources on disks and on the Hub."""
+"""Pretrained weights: loading with verified checksums, golden outputs, sources on disk and on the Hub."""

@@ -1,7 +1,7 @@
-"""Loading pretrained weights only after their SHA-256 was seen to be the published one.
+"""Loading pretrained weights only after their SHA-256 was verified.
 
-timm and the Hub's client compare sizes at a download and nothing at a load; an altered file in the cache loads in
-silence. Here the bytes are compared first, and the network is loaded strictly from the very file.
+timm and the Hub's client compare sizes when they download and nothing when they load, so an altered file in the cache
+loads without a message. Here the checksum is verified first, and the network is loaded strictly from that file.
 """
 
 import difflib
@@ -35,11 +35,11 @@ _BLOB_ID = re.compile(r'[0-9a-f]{40}')
 
 
 class NoWeightsError(UnavailableError):
-    """Pretrained weights cannot be had; the message names the repository and what to do."""
+    """Pretrained weights are not available; the message names the repository and what to do."""
 
 
 class _Source(NamedTuple):
-    """Weights that were found and may be loaded once their sum was compared."""
+    """Weights that were found, and may be loaded once their checksum is verified."""
     path: Path
     name: str
     expected: Optional[str]
@@ -84,19 +84,19 @@ def _from_registry(name: str, sha256: Optional[str], cache_dir: Optional[str], k
     try:
         cfg = get_pretrained_cfg(name) if timm.is_model(name) else None
     except RuntimeError:
-        # timm's word for a tag that the model does not have.
+        # What timm raises for a tag that the model does not have.
         cfg = None
-    if cfg is None or not (cfg.file or cfg.hf_hub_id):
+    if cfg is not None and cfg.file:
+        source = _Source(Path(cfg.file), name, sha256 or _shipped_sum(Path(cfg.file)))
+    elif cfg is not None and cfg.hf_hub_id:
+        repository, _, revision = cfg.hf_hub_id.partition('@')
+        source = _download(repository, revision or None, cfg.hf_hub_filename or _WEIGHTS, sha256, cache_dir)
+    else:
         near = difflib.get_close_matches(name, timm.list_pretrained(), n=3)
         raise NoWeightsError(
             f'{name} has no pretrained weights in timm\'s registry. Near names: {", ".join(near) or "none"}; '
             f'timm.list_pretrained(\'dit_*\') lists all.'
         )
-    if cfg.file:
-        source = _Source(Path(cfg.file), name, sha256 or _shipped_sum(Path(cfg.file)))
-    else:
-        repository, _, revision = cfg.hf_hub_id.partition('@')
-        source = _download(repository, revision or None, cfg.hf_hub_filename or _WEIGHTS, sha256, cache_dir)
     _compare(source)
     overlay = {**(kwargs.pop('pretrained_cfg_overlay', None) or {}), 'file': str(source.path)}
     return _create(name, source, pretrained_cfg_overlay=overlay, **kwargs)
@@ -138,7 +138,8 @@ def _shipped_sum(path: Path) -> Optional[str]:
     sums = path.with_name(_SUMS)
     if not sums.is_file():
         return None
-    return dict(reversed(line.split()) for line in sums.read_text().splitlines()).get(path.name)
+    lines = (line.split() for line in sums.read_text().splitlines())
+    return {name: sha256 for sha256, name in lines}.get(path.name)
 
 
 def _download(
@@ -155,7 +156,7 @@ def _download(
             f'format loads with timm.create_model(\'local-dir:FOLDER\', pretrained=True).'
         ) from error
     except (TransportFailed, ValueError) as error:
-        # A connection that broke, and the client's word for what it cannot do.
+        # A broken connection, and what the client raises for what it does not support.
         raise NoWeightsError(f'{name}: {filename} could not be downloaded: {error}. Try again.') from error
     stored = os.path.basename(os.path.realpath(path))
     known = _SHA256.fullmatch(stored) or _BLOB_ID.fullmatch(stored)

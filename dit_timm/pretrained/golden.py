@@ -1,4 +1,4 @@
-"""Golden outputs: an input and what a network made of it when it was published, to see that it still does."""
+"""Golden outputs: an input and the outputs of a network when it was published, to verify that it still gives them."""
 
 import copy
 from typing import Dict, Mapping, Tuple

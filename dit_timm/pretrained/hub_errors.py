@@ -1,7 +1,7 @@
-"""What to do about a refusal of the Hugging Face Hub, in words, and what a broken connection to it raises."""
+"""Remedies for errors of the Hugging Face Hub, in words, and what a broken connection to it raises."""
 
 import importlib
-from typing import Optional
+from typing import Dict, Optional
 
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 
@@ -19,7 +19,7 @@ _REMEDIES = (
     (RepositoryNotFoundError,
      'There is no such repository, or it is private: check its name, and log in (`hf auth login`).'),
 )
-_STATUS_REMEDIES = {
+_STATUS_REMEDIES: Dict[Optional[int], str] = {
     401: 'Log in: `hf auth login`, or set HF_TOKEN.',
     403: 'The token may not do this: it needs the right to write to this owner\'s repositories.',
     409: 'Somebody has created it in the meantime: look at it, and push again.',
@@ -29,7 +29,7 @@ _STATUS_REMEDIES = {
 
 
 def remedy(error: Exception) -> Optional[str]:
-    """A sentence or two for the user; None for what is no refusal of the Hub."""
+    """A sentence or two for the user; None for errors that are not of the Hub."""
     for kind, text in _REMEDIES:
         if isinstance(error, kind):
             return text

@@ -1,4 +1,4 @@
-"""Networks named by where they are, `local-dir:FOLDER` or `hf-hub:OWNER/NAME`, as timm.create_model takes them."""
+"""Networks named by their location, `local-dir:FOLDER` or `hf-hub:OWNER/NAME`, as timm.create_model takes them."""
 
 import json
 import re
@@ -14,17 +14,17 @@ from .hub_errors import TransportFailed, remedy
 
 _CONFIG = 'config.json'
 _PREFIXED = re.compile(r'(local-dir|hf[-_]hub):(.+)')
-# Arguments by which an export tells timm what `input_size` and `num_classes` say too.
+# Arguments in an export that repeat `input_size` and `num_classes` for timm.
 _SAID_TWICE = ('num_classes', 'in_chans', 'img_size')
 
 
 class Source(NamedTuple):
-    """What a folder or repository says of its network.
+    """The config of the network in a folder or repository.
 
     Attributes:
         architecture: The name in timm's registry.
         cfg: timm's pretrained cfg.
-        model_args: Arguments of `timm.create_model`, but those that `cfg` has.
+        model_args: Arguments of `timm.create_model` that `cfg` does not have.
     """
     architecture: str
     cfg: Dict[str, Any]
@@ -32,7 +32,7 @@ class Source(NamedTuple):
 
 
 def folder_of(name: str) -> Optional[Path]:
-    """The folder that a name stands for; None if it stands for none."""
+    """The folder of a `local-dir:` name; None for other names."""
     match = _PREFIXED.fullmatch(name)
     return Path(match[2]) if match and match[1] == 'local-dir' else None
 
@@ -43,7 +43,7 @@ def is_source(name: str) -> bool:
 
 
 def public_name(name: str) -> str:
-    """A name without the place of the folder on this machine."""
+    """A name without the path of the folder on this machine."""
     folder = folder_of(name)
     return name if folder is None else f'local-dir:{folder.name}'
 
@@ -53,10 +53,10 @@ def read_source(name: str) -> Source:
 
     Raises:
         MissingFileError: There is no such folder, or no config in it.
-        InvalidInputError: The Hub has or gives no such repository, or the config is none of timm's.
+        InvalidInputError: The Hub has no such repository or denies access, or the config is not one of timm's.
     """
     folder = folder_of(name)
-    path = _download(name, _PREFIXED.fullmatch(name)[2]) if folder is None else folder / _CONFIG
+    path = _download(name) if folder is None else folder / _CONFIG
     if not path.is_file():
         raise MissingFileError(
             f'{name}: there is no {path}. Such a folder holds {_CONFIG} and model.safetensors, as `python -m hub '
@@ -76,8 +76,8 @@ def read_source(name: str) -> Source:
     return Source(architecture, cfg, args)
 
 
-def _download(name: str, repository: str) -> Path:
-    repository, _, revision = repository.partition('@')
+def _download(name: str) -> Path:
+    repository, _, revision = name.partition(':')[2].partition('@')
     try:
         return Path(hf_hub_download(repository, _CONFIG, revision=revision or None))
     except (LocalEntryNotFoundError, OfflineModeIsEnabled, TransportFailed) as error:

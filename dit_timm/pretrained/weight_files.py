@@ -1,7 +1,6 @@
-"""Weights as safetensors that prove themselves: the file holds a digest of the tensors, checked when it is read."""
+"""Weights as safetensors with a digest of the tensors, which is verified when the file is read."""
 
 import hashlib
-import json
 from pathlib import Path
 from typing import Dict, Mapping, Optional
 
@@ -26,7 +25,9 @@ def digest(tensors: Mapping[str, torch.Tensor]) -> str:
 
 
 def weights_bytes(tensors: Mapping[str, torch.Tensor], metadata: Optional[Mapping[str, str]] = None) -> bytes:
-    """Weights as the content of a safetensors file.
+    """Weights as the content of a safetensors file, whose digest says whether they are those of another file.
+
+    The bytes do not: safetensors writes metadata in any order.
 
     Args:
         tensors: The weights.
@@ -34,14 +35,7 @@ def weights_bytes(tensors: Mapping[str, torch.Tensor], metadata: Optional[Mappin
     """
     # safetensors takes contiguous tensors only, which those in channels_last are not.
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    content = save(contiguous, {**(metadata or {}), _DIGEST: digest(contiguous)})
-    # The order of the metadata is another one each time; equal weights shall be equal files.
-    size = int.from_bytes(content[:8], 'little')
-    header = json.loads(content[8:8 + size])
-    header['__metadata__'] = dict(sorted(header['__metadata__'].items()))
-    text = json.dumps(header, separators=(',', ':')).encode()
-    text += b' ' * (-len(text) % 8)
-    return len(text).to_bytes(8, 'little') + text + content[8 + size:]
+    return save(contiguous, {**(metadata or {}), _DIGEST: digest(contiguous)})
 
 
 def read_weights(path: Path) -> Dict[str, torch.Tensor]:

@@ -1,8 +1,8 @@
 """One epoch of training, and evaluation."""
 
 import argparse
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Callable, Dict, Iterator, Optional
+from contextlib import AbstractContextManager, nullcontext
+from typing import Callable, Dict, Optional
 
 import torch
 import torch.distributed as dist
@@ -12,34 +12,12 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from .wide_bfloat16 import WideBfloat16, has_bfloat16_kernels
 
-
-def lacks_bfloat16(args: argparse.Namespace) -> bool:
-    """Whether the options ask for bfloat16 on a CPU for which torch has no kernels of it."""
-    on_cpu = torch.device(args.device).type == 'cpu'
-    return args.amp and args.amp_dtype == 'bfloat16' and on_cpu and not has_bfloat16_kernels()
-
-
-def widened(args: argparse.Namespace, compiled: bool = False) -> AbstractContextManager:
-    """Inside, bfloat16 goes at the speed of float32 where it would be slow.
-
-    Args:
-        args: Options.
-        compiled: Whether the network is, which goes its own way.
-    """
-    return WideBfloat16() if lacks_bfloat16(args) and not compiled else nullcontext()
-
-
-@contextmanager
-def autocast(args: argparse.Namespace, compiled: bool = False) -> Iterator[None]:
-    """Mixed precision as the options ask for, `widened`; the backward pass belongs into `widened` too."""
+def autocast(args: argparse.Namespace) -> AbstractContextManager:
+    """Mixed precision as the options ask for."""
     if not args.amp:
-        yield
-        return
-    precision = torch.autocast(torch.device(args.device).type, dtype=getattr(torch, args.amp_dtype))
-    with widened(args, compiled), precision:
-        yield
+        return nullcontext()
+    return torch.autocast(torch.device(args.device).type, dtype=getattr(torch, args.amp_dtype))
 
 
 def prepared(images: torch.Tensor, args: argparse.Namespace) -> torch.Tensor:
@@ -47,7 +25,7 @@ def prepared(images: torch.Tensor, args: argparse.Namespace) -> torch.Tensor:
     return images.contiguous(memory_format=torch.channels_last) if args.channels_last else images
 
 
-# Not torch.inference_mode: see WideBfloat16.
+# Not torch.inference_mode: what a network keeps of a forward pass could not be trained on.
 @torch.no_grad()
 def evaluate(
         model: nn.Module,

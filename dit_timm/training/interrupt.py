@@ -38,7 +38,8 @@ class Interrupt(StopRequest):
         signal.signal(number, self._before[number])
 
 
-class Interrupted(Exception):
+# No error, as KeyboardInterrupt is none.
+class Interrupted(Exception):  # noqa: N818
     """A run stopped where it was asked to, and can go on; the message says how.
 
     Args:

@@ -81,7 +81,8 @@ def build_model(args: argparse.Namespace, **kwargs: Any) -> nn.Module:
         **kwargs: More arguments of `timm.create_model`; `--model-kwargs` wins.
 
     Raises:
-        InvalidInputError: timm knows no such model; near names are listed. Or `--variant` is not one of this network.
+        InvalidInputError: timm knows no such model; near names are listed. Or `--variant` is not one of this network,
+            or there is no such device, or it has no kernels for the precision.
         DamagedFileError: The weights of a folder or repository do not fit its network.
     """
     name, fixed = _found(args)
@@ -95,6 +96,7 @@ def build_model(args: argparse.Namespace, **kwargs: Any) -> nn.Module:
         raise DamagedFileError(f'{name}: its weights cannot be loaded: {str(error).strip()}') from error
     variants.apply(model, args.variant)
     _check_device(args.device)
+    _check_precision(args)
     model.to(args.device)
     return model.to(memory_format=torch.channels_last) if args.channels_last else model
 
@@ -151,3 +153,17 @@ def _check_device(device: str) -> None:
     except (RuntimeError, AssertionError) as error:
         # torch's words for a device that is not there, or that it was not built for.
         raise InvalidInputError(f'--device {device} cannot be used: {str(error).strip().splitlines()[0]}') from error
+
+
+def has_bfloat16_kernels() -> bool:
+    """Whether torch has bfloat16 kernels for this CPU: on x86 from AVX-512 on, be it without units for bfloat16."""
+    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
+def _check_precision(args: argparse.Namespace) -> None:
+    on_cpu = torch.device(args.device).type == 'cpu'
+    if args.amp and args.amp_dtype == 'bfloat16' and on_cpu and not has_bfloat16_kernels():
+        raise InvalidInputError(
+            '--amp multiplies in bfloat16, for which torch has no kernels on this CPU (on x86 they need AVX-512): it '
+            'would take many times as long as float32. Leave --amp out, or say --no-amp where a recipe or a run has it.'
+        )

@@ -29,6 +29,12 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         '--val-split', default='validation', metavar='NAME',
         help='split to evaluate on; while training, "" for none',
     )
+    group.add_argument('--train-split', default='train', metavar='NAME')
+    group.add_argument(
+        '--val-fraction', type=fraction, default=0., metavar='SHARE',
+        help='hold out this share of the training images and evaluate on it in place of --val-split; training keeps '
+             'the best epoch by it (default: the last epoch is kept)',
+    )
     group.add_argument(
         '--class-map', default='', metavar='FILE', help='class names, a line each, in the order of their numbers',
     )
@@ -111,16 +117,10 @@ def add_model_options(parser: argparse.ArgumentParser, several: bool = False) ->
 def add_training_options(parser: argparse.ArgumentParser) -> None:
     """Options of the optimisation."""
     group = parser.add_argument_group('optimisation')
-    group.add_argument('--train-split', default='train', metavar='NAME')
     group.add_argument(
         '--pretrained-from', metavar='SOURCE',
         help='where --pretrained has the weights from, local-dir:FOLDER or hf-hub:OWNER/NAME, if not from where timm '
              'has them; --model SOURCE sets it too',
-    )
-    group.add_argument(
-        '--val-fraction', type=fraction, default=0., metavar='SHARE',
-        help='hold out this share of the training images, evaluate on it after each epoch in place of --val-split, '
-             'and keep the best epoch by it (default: the last epoch is kept)',
     )
     group.add_argument(
         '--test-split', metavar='NAME', help='split to evaluate on once, at the end, with the weights that are kept',

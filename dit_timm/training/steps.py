@@ -12,7 +12,7 @@ from timm.utils import ModelEmaV3, NativeScaler, dispatch_clip_grad
 from torch import nn
 
 from ..data.randomness import seed_step
-from .engine import autocast, prepared, widened
+from .engine import autocast, prepared
 
 
 def create_loss(args: argparse.Namespace, mixes: bool) -> nn.Module:
@@ -111,7 +111,7 @@ class Steps:
         # Gradients are exchanged between processes where they are used, and only there.
         hold = nullcontext if updates or not hasattr(self.model, 'no_sync') else self.model.no_sync
         with hold():
-            with autocast(self.args, self.args.torchcompile):
+            with autocast(self.args):
                 loss = self.loss_fn(self.model(images), targets)
             share = loss / members if members > 1 else loss
             self._backward(share, updates)
@@ -134,8 +134,7 @@ class Steps:
                 need_update=updates, create_graph=self.second_order,
             )
             return
-        with widened(args, args.torchcompile):
-            loss.backward(create_graph=self.second_order)
+        loss.backward(create_graph=self.second_order)
         if updates:
             if args.clip_grad is not None:
                 dispatch_clip_grad(parameters, args.clip_grad, mode=args.clip_mode)

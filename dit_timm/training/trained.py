@@ -13,7 +13,6 @@ from timm.models import get_pretrained_cfg_value
 from torch import nn
 
 from ..data.inputs import OPTIONS
-from ..data.splits import held_out_name
 from ..errors import DamagedFileError, InvalidInputError
 from ..pretrained.weight_files import load_weights, read_weights
 from .config import read_options
@@ -48,10 +47,12 @@ def parse_with_run(
         argv: Command line; that of the process if None.
         checkpoint: The one to take where `--checkpoint` names several.
     """
+    first = argparse.ArgumentParser(add_help=False)
+    first.add_argument('--checkpoint', type=Path)
+    first.add_argument('--val-split')
+    given = first.parse_known_args(argv)[0]
     if checkpoint is None:
-        first = argparse.ArgumentParser(add_help=False)
-        first.add_argument('--checkpoint', type=Path)
-        checkpoint = first.parse_known_args(argv)[0].checkpoint
+        checkpoint = given.checkpoint
     if checkpoint is not None and checkpoint.is_dir():
         folder, checkpoint = checkpoint, next(filter(Path.is_file, map(checkpoint.joinpath, _FILES)), None)
         if checkpoint is None:
@@ -60,6 +61,9 @@ def parse_with_run(
         parser.error(f'--checkpoint {checkpoint} is not a file.')
     if checkpoint is not None:
         parser.set_defaults(**_defaults(parser, checkpoint))
+        if given.val_split is not None:
+            # Where a run held images out, too.
+            parser.set_defaults(val_fraction=0.)
     args = parser.parse_args(argv)
     args.checkpoint = checkpoint
     if checkpoint is None and not args.pretrained:
@@ -93,16 +97,10 @@ def _defaults(parser: argparse.ArgumentParser, checkpoint: Path) -> Dict[str, An
     if 'data' in run and not run.get('data_dir'):
         # How timm calls it where it is named without an option.
         defaults['data_dir'] = run['data']
-    if 'val_split' in run:
-        defaults['val_split'] = _split_of(run)
-    return {'model': None, **defaults}
-
-
-def _split_of(run: Mapping[str, Any]) -> str:
-    """The split that a run's last results are of; runs of timm's know but one."""
     if run.get('test_split'):
-        return run['test_split']
-    return held_out_name(run['val_fraction'], run['train_split']) if run.get('val_fraction') else run['val_split']
+        # That the last results are of.
+        defaults.update(val_split=run['test_split'], val_fraction=0.)
+    return {'model': None, **defaults}
 
 
 def _said(checkpoint: Path) -> Dict[str, Any]:

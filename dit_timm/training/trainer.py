@@ -14,14 +14,14 @@ from ..data.dataset import readable
 from ..data.inputs import options_metadata
 from ..data.loaders import Batches, eval_loader, train_loader
 from ..data.resident import ResidentSplits
-from ..data.splits import check_classes, class_names, data_config, held_out_name, hold_out, open_split
+from ..data.splits import check_classes, class_names, data_config, evaluated_name, hold_out, open_split
 from ..data.streams import check_options, is_stream, size_of
 from ..errors import DamagedFileError, DivergedError, InvalidInputError, UnavailableError
 from ..files import write_file
 from ..pretrained.weight_files import load_weights, read_weights, weights_bytes
 from .captured import create_steps, why_uncaptured
 from .checkpoint import describe, list_checkpoints, load_checkpoint, save_checkpoint
-from .engine import evaluate, lacks_bfloat16
+from .engine import evaluate
 from .environment import note_environment
 from .interrupt import Interrupt, Interrupted, StopRequest
 from .logs import Logs, write_csv
@@ -107,10 +107,9 @@ class Trainer:
         if args.val_fraction:
             self.train_indices, self.val_indices = hold_out(self.train_set, args.val_fraction)
             self.val_set = open_split(args, args.train_split)
-            self.val_name = held_out_name(args.val_fraction, args.train_split)
         else:
             self.val_set = open_split(args, args.val_split) if args.val_split else None
-            self.val_name = args.val_split
+        self.val_name = evaluated_name(args)
         args.num_classes = check_classes(self.train_set, self.val_set, args.num_classes)
         self.skipped = 0
         if args.skip_bad_images:
@@ -161,12 +160,6 @@ class Trainer:
             lines.append(f'The weights of {args.pretrained_from} are not used: --pretrained begins with them.')
         if self.uncaptured is not None and args.device.startswith('cuda'):
             lines.append(f'Steps are not captured as a CUDA graph: {self.uncaptured}')
-        if lacks_bfloat16(args):
-            consequence = (
-                'with --torchcompile, --amp is slow; leave one of them out' if args.torchcompile
-                else 'values are rounded to it and multiplied in float32'
-            )
-            lines.append(f'torch has no bfloat16 kernels for this CPU: {consequence}.')
         together = args.batch_size * self.processes.world_size
         left_out = self.sampler.size - self.sampler.batches * together
         if left_out > _MANY * self.sampler.size:

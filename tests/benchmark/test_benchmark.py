@@ -27,7 +27,7 @@ from dit_timm.benchmark.roofline import Roofline
 from dit_timm.benchmark.runs import Work
 from dit_timm.benchmark.shape import FORWARD, FORWARD_BACKWARD, Shape
 from dit_timm.benchmark.timing import alternate
-from dit_timm.ops import dispatch
+from dit_timm.ops import backends, register_backend
 
 pytestmark = pytest.mark.slow
 
@@ -163,7 +163,8 @@ def test_scaling(tmp_path, monkeypatch):
 def test_a_wrong_backend_is_not_timed(tmp_path, monkeypatch, capsys, part, wrong):
     monkeypatch.setattr(scaling, '_MAP', 20)
     monkeypatch.setattr(scaling, '_CHANNELS', (4,))
-    monkeypatch.setattr(dispatch, '_BACKENDS', {'wrong': dispatch.Backend(wrong), **dispatch._BACKENDS})
+    monkeypatch.setattr(backends, '_BACKENDS', dict(backends._BACKENDS))
+    register_backend('wrong', wrong, before='native')
     csv = tmp_path / 'benchmark.csv'
     assert benchmark.main([*TINY, '--only', *part, '--csv', str(csv)]) == 1
     assert not csv.exists()

@@ -2,6 +2,7 @@
 
 import io
 import sys
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -48,16 +49,16 @@ def test_names_are_printed_as_they_are(run, capsys):
 
 
 def test_a_title_is_printed_as_it_is(capsys, monkeypatch):
-    class Runs:
-        class sweep:
-            data, path, runs = '[red]data', type('Path', (), {'name': 'x.yaml'}), []
-
     printed = []
     monkeypatch.setattr(Console, 'print', lambda self, table: printed.append(table.title.plain))
-    Runs.sweep.runs = [type('Run', (), {'name': 'run', 'model': '[m]', 'variant': 'dit', 'seed': 0})]
-    Runs.has_ended, Runs.folder = (lambda self, name: True), (lambda self, name: name)
+    run = SimpleNamespace(name='run', model='[m]', variant='dit', seed=0)
+    runs = SimpleNamespace(
+        sweep=SimpleNamespace(data='[red]data', path=SimpleNamespace(name='x.yaml'), runs=[run]),
+        has_ended=lambda name: True,
+        folder=lambda name: name,
+    )
     monkeypatch.setattr(sweep, 'result_on_test', lambda folder: {'top1': '5'})
-    sweep.print_results(Runs())
+    sweep.print_results(runs)
     assert printed[0].startswith('[red]data, x.yaml')
 
 

@@ -6,9 +6,16 @@ import pytest
 import torch
 
 from dit_timm import available_backends, quadratic_form
-from dit_timm.ops import dispatch, precision
+from dit_timm.ops import backends, precision, register_backend, unregister_backend
 from dit_timm.ops.native import binding as native_backend
 from dit_timm.ops.triton import binding as triton_backend
+
+
+@pytest.fixture
+def registry(monkeypatch):
+    """A registry to add to; what was in it."""
+    monkeypatch.setattr(backends, '_BACKENDS', dict(backends._BACKENDS))
+    return available_backends()
 
 
 def check(error, fragments, x, weight, **kwargs):
@@ -54,12 +61,11 @@ def test_unknown_backend_names_the_near_one():
     check(ValueError, ['backend', "'zzz'", "'chunked'", "'reference'"], x, weight, backend='zzz')
 
 
-def test_unusable_backend_is_not_replaced(monkeypatch):
+def test_unusable_backend_is_not_replaced(registry):
     def compute(x, weight):
         raise AssertionError('must not be called')
 
-    backend = dispatch.Backend(compute, lambda device, dtype: f'no such unit on {device} for {dtype}.')
-    monkeypatch.setitem(dispatch._BACKENDS, 'exotic', backend)
+    register_backend('exotic', compute, lambda device, dtype: f'no such unit on {device} for {dtype}.', before='native')
     x, weight = torch.zeros(2, 4), torch.zeros(3, 4, 4)
     assert 'exotic' not in available_backends('cpu')
     fragments = ["'exotic'", "'cpu'", 'no such unit', 'torch.float32', "'chunked'"]
@@ -67,15 +73,22 @@ def test_unusable_backend_is_not_replaced(monkeypatch):
     quadratic_form(x, weight)
 
 
-def test_first_usable_backend_is_the_automatic_one(monkeypatch):
-    entries = {
-        'never': dispatch.Backend(None, lambda device, dtype: 'not here.'),
-        'first': dispatch.Backend(lambda x, weight: x.new_full((x.shape[0], weight.shape[0]), 7.)),
-        **dispatch._BACKENDS,
-    }
-    monkeypatch.setattr(dispatch, '_BACKENDS', entries)
-    assert available_backends()[0] == 'first'
+def test_first_usable_backend_is_the_automatic_one(registry):
+    register_backend('first', lambda x, weight: x.new_full((x.shape[0], weight.shape[0]), 7.), before='native')
+    register_backend('never', None, lambda device, dtype: 'not here.', before='first')
+    register_backend('last', None)
+    assert available_backends() == ('first', *registry, 'last')
     assert (quadratic_form(torch.zeros(2, 4), torch.zeros(3, 4, 4)) == 7).all()
+
+
+def test_backends_have_names_of_their_own(registry):
+    with pytest.raises(ValueError, match="there is a backend 'chunked' already"):
+        register_backend('chunked', torch.mm)
+    with pytest.raises(ValueError, match="Did you mean 'native'"):
+        register_backend('new', torch.mm, before='nativ')
+    with pytest.raises(ValueError, match="got 'new'"):
+        unregister_backend('new')
+    assert available_backends() == registry
 
 
 def test_native_kernels_say_why_not(monkeypatch):

@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from dit_timm import available_backends, quadratic_form
-from dit_timm.ops.triton import binding as triton_backend
 
 pytest.importorskip('triton', minversion='3.4')
+
+from dit_timm.ops.triton import binding as triton_backend, tiles
+
 needs_gpu = pytest.mark.skipif(
     not torch.cuda.is_available() or 'triton' not in available_backends('cuda'),
     reason='there is no GPU that runs the kernels',
@@ -29,7 +31,7 @@ import json, sys
 import torch, triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from dit_timm.ops import triton_backend, triton_kernels
+from dit_timm.ops.triton import binding, kernels, tiles
 
 CASES = [
     ('bf16', torch.bfloat16, 'ieee'), ('fp16', torch.float32, 'tf32'), ('fp32', torch.float32, 'tf32'),
@@ -38,9 +40,9 @@ CASES = [
 for dtype, operand, precision in CASES:
     for outputs in (16, 96):
         for name in ('forward', 'grad_x', 'grad_weight'):
-            kernel = getattr(triton_kernels, f'{name}_kernel')
-            tile = getattr(triton_backend, f'{name}_tile')(operand, precision, outputs)
-            constants = {**triton_backend._constants(operand, precision), **tile.sizes}
+            kernel = getattr(kernels, f'{name}_kernel')
+            tile = getattr(tiles, f'{name}_tile')(operand, precision, outputs)
+            constants = {**binding._constants(operand, precision), **tile.sizes}
             types = {
                 **dict.fromkeys(('x', 'grad', 'output'), f'*{dtype}'), **dict.fromkeys(('first', 'second'), '*i32'),
                 'upper': '*bf16' if operand == torch.bfloat16 else '*fp32', **dict.fromkeys(constants, 'constexpr'),
@@ -64,13 +66,13 @@ import sys
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from dit_timm.ops import triton_layouts
+from dit_timm.ops.triton import layouts
 
 KERNELS = [
-    (triton_layouts._transpose_kernel, ('x', 'addend', 'result'), dict(ADDS=False, SIDE=64)),
-    (triton_layouts._transpose_kernel, ('x', 'addend', 'result'), dict(ADDS=True, SIDE=64)),
-    (triton_layouts._upper_kernel, ('weight', 'upper'), dict(COLUMNS=32, OUTPUTS=32)),
-    (triton_layouts._unfold_kernel, ('partial_grad', 'grad'), dict(COLUMNS=32, OUTPUTS=32)),
+    (layouts._transpose_kernel, ('x', 'addend', 'result'), dict(ADDS=False, SIDE=64)),
+    (layouts._transpose_kernel, ('x', 'addend', 'result'), dict(ADDS=True, SIDE=64)),
+    (layouts._upper_kernel, ('weight', 'upper'), dict(COLUMNS=32, OUTPUTS=32)),
+    (layouts._unfold_kernel, ('partial_grad', 'grad'), dict(COLUMNS=32, OUTPUTS=32)),
 ]
 compiled = 0
 for kernel, tensors, constants in KERNELS:
@@ -115,7 +117,7 @@ def test_layout_kernels_compile_for_gpus(tmp_path):
 @pytest.mark.parametrize('outputs, partial_elements', [(5, 1 << 24), (5, 1), (70, 1 << 24), (130, 1 << 24)])
 def test_splits_of_the_pixels_do_not_change_the_sums(monkeypatch, outputs, partial_elements):
     # One pixel is left over in the last tile; with one partial element there is one split.
-    monkeypatch.setattr(triton_backend, '_PARTIAL_ELEMENTS', partial_elements)
+    monkeypatch.setattr(tiles, '_PARTIAL_ELEMENTS', partial_elements)
     x, grad = torch.randn(257, 5, device=DEVICE), torch.randn(257, outputs, device=DEVICE)
     weight = torch.randn(outputs, 5, 5, device=DEVICE, requires_grad=True)
     got, = torch.autograd.grad(quadratic_form(x, weight, backend='triton'), weight, grad)
@@ -139,7 +141,7 @@ def set_tf32():
     (128, (128, 0)), (130, (128, 0)),
 ])
 def test_tiles_of_outputs(outputs, sizes):
-    tile = triton_backend.forward_tile(torch.bfloat16, 'ieee', outputs)
+    tile = tiles.forward_tile(torch.bfloat16, 'ieee', outputs)
     assert (tile.sizes['OUTPUTS'], tile.sizes['TAIL']) == sizes
     assert tile.outputs >= min(outputs, 128)
 

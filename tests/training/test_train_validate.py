@@ -2,6 +2,7 @@
 
 import csv
 import os
+import platform
 import tarfile
 from pathlib import Path
 
@@ -12,9 +13,10 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from dit_timm.cli import train, validate
+from dit_timm.cli import predict, train, validate
 from dit_timm.data import digits
 from dit_timm.data.splits import class_names, open_split
+from dit_timm.training import model
 
 SMALL = ['--model', 'test_dit_resnet', '--img-size', '32', '--batch-size', '8', '--workers', '0', '--lr', '0.01']
 
@@ -50,12 +52,40 @@ def numbers(line: str) -> list:
 
 
 @pytest.mark.parametrize('options', [[], ['--amp', '--channels-last', '--drop-path', '0.1']])
-def test_validate_prints_the_numbers_of_the_run(image_folder, tmp_path, capsys, options):
+def test_validate_prints_the_numbers_of_the_run(image_folder, tmp_path, capsys, monkeypatch, options):
+    # On any CPU: where it is slow, this is small.
+    monkeypatch.setattr(model, 'has_bfloat16_kernels', lambda: True)
     folder = run(image_folder, tmp_path, '--epochs', '2', '--warmup-epochs', '0', *options)
     trained = last_line(capsys)
     assert trained.startswith('top1=') and f'model=test_dit_resnet weights={folder / "model.safetensors"}' in trained
     validate.main(['--checkpoint', str(folder)])
     assert numbers(last_line(capsys)) == numbers(trained)
+
+
+def test_bfloat16_is_refused_where_it_would_be_slow(image_folder, tmp_path, capsys, monkeypatch):
+    folder = run(image_folder, tmp_path, '--epochs', '1', '--device', 'cpu')
+    options = yaml.safe_load((folder / 'args.yaml').read_text())
+    (folder / 'args.yaml').write_text(yaml.safe_dump({**options, 'amp': True}))
+    monkeypatch.setattr(model, 'has_bfloat16_kernels', lambda: False)
+    image = str(next(image_folder.rglob('*.png')))
+    with pytest.raises(SystemExit, match='--amp .*AVX-512.*--no-amp'):
+        run(image_folder, tmp_path, '--device', 'cpu', '--amp')
+    for command, arguments in (
+            (validate, ['--checkpoint', str(folder)]),
+            (predict, [image, '--checkpoint', str(folder)]),
+    ):
+        capsys.readouterr()
+        assert command.main(arguments) == 1
+        line, = capsys.readouterr().err.splitlines()
+        assert '--amp' in line and 'AVX-512' in line and '--no-amp' in line
+        assert command.main([*arguments, '--no-amp']) == 0
+
+
+@pytest.mark.skipif(not Path('/proc/cpuinfo').exists() or platform.machine() != 'x86_64', reason='asks Linux on x86')
+def test_which_cpus_have_bfloat16_kernels():
+    flags = Path('/proc/cpuinfo').read_text()
+    if 'avx_ne_convert' not in flags:
+        assert model.has_bfloat16_kernels() == ('avx512bw' in flags)
 
 
 @pytest.mark.parametrize('options, split', [
@@ -74,6 +104,17 @@ def test_validate_prints_the_last_numbers_of_a_run_with_images_held_out(image_fo
     assert row['weights'] == str(folder / 'model.safetensors') and row['split'] == split.partition(':')[0]
     with (folder / 'results.csv').open() as file:
         assert float(row['loss']) == pytest.approx(float(list(csv.DictReader(file))[-1]['loss']), abs=1e-4)
+    assert validate.main(['--checkpoint', str(folder), '--val-split', 'train']) == 0
+    assert 'train: 48 images' in capsys.readouterr().out
+    # Named for weights that do not say it, as train.py's options name them.
+    alone = tmp_path / 'alone.safetensors'
+    alone.write_bytes((folder / 'model.safetensors').read_bytes())
+    data = ['--data-dir', str(image_folder), *SMALL[2:-2], '--val-fraction', '0.25', '--train-split', 'train']
+    assert validate.main(['--checkpoint', str(alone), *data]) == 0
+    printed = capsys.readouterr().out
+    assert '0.25 of train: 12 images' in printed
+    if len(options) == 2:
+        assert numbers(printed.strip().splitlines()[-1]) == numbers(trained)
 
 
 def test_weights_without_their_run_say_which_model_they_are(image_folder, tmp_path, capsys):

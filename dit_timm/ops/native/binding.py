@@ -1,7 +1,7 @@
-"""The quadratic form on a CPU through compiled kernels: products are formed in the cache and never reach memory.
+"""The quadratic form on a CPU through compiled kernels: products are computed in the cache and never reach memory.
 
-The kernels (`kernels.c`) are plain C. They are compiled when the package is built, where GCC is there to do it;
-a package without them works, with the chunked backend.
+The kernels (`kernels.c`) are plain C, compiled when the package is built if GCC is installed; without them the chunked
+backend is used.
 """
 
 import ctypes
@@ -14,7 +14,7 @@ import torch
 
 from ..operators import register_operators
 
-_LIBRARY = importlib.util.find_spec(f'{__package__}._kernels')
+_LIBRARY = getattr(importlib.util.find_spec(f'{__package__}._kernels'), 'origin', None)
 _POINTER, _SIZE = ctypes.c_void_p, ctypes.c_int64
 _MATRIX = (_POINTER, _SIZE, _SIZE)
 _ARGUMENTS = {
@@ -26,7 +26,7 @@ _ARGUMENTS = {
 
 @functools.cache
 def _library() -> ctypes.CDLL:
-    library = ctypes.CDLL(_LIBRARY.origin)
+    library = ctypes.CDLL(_LIBRARY)
     library.dit_native_isa.restype = ctypes.c_char_p
     for name, arguments in _ARGUMENTS.items():
         getattr(library, name).argtypes = (ctypes.c_int, ctypes.c_int, _SIZE, _SIZE, _SIZE, *arguments)
@@ -35,7 +35,7 @@ def _library() -> ctypes.CDLL:
 
 @functools.cache
 def instruction_sets() -> Dict[str, int]:
-    """Names and numbers of the instruction sets that the kernels know and this machine has, the best first."""
+    """Names and numbers of the instruction sets that the kernels support and this machine has, the best first."""
     names = itertools.takewhile(lambda name: name is not None, map(_library().dit_native_isa, itertools.count()))
     return {name.decode(): number for number, name in enumerate(names) if name}
 
@@ -52,7 +52,8 @@ def why_unusable(device: torch.device, dtype: torch.dtype) -> Optional[str]:
 
 
 def _matrix(tensor: torch.Tensor) -> Tuple[int, int, int]:
-    return tensor.data_ptr(), *tensor.stride()
+    row_stride, column_stride = tensor.stride()
+    return tensor.data_ptr(), row_stride, column_stride
 
 
 def _run(function: str, x: torch.Tensor, outputs: int, *arguments: int) -> None:

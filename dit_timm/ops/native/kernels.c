@@ -2,7 +2,7 @@
  *
  *     q[p, o] = sum over pairs k = (i <= j) of folded[o, k] x[p, i] x[p, j]
  *
- * C with the vector extensions of GCC; it knows nothing of Python or torch (see native_backend.py).
+ * C with the vector extensions of GCC; it does not depend on Python or torch (see binding.py).
  * This file lays out operands and shares work among threads; kernels.h holds the inner loops, compiled for
  * several instruction sets, of which the best that the machine has is picked at run time.
  *

@@ -1,12 +1,13 @@
-"""The quadratic form on a GPU through Triton kernels (`kernels`): the host's side.
+"""The quadratic form on a GPU through Triton kernels (`kernels`): launches, and where they can run.
 
 Gradients are the same bits each time: no two programs add to one place, and tiles are chosen by shape and dtype alone.
 """
 
 import functools
 import importlib.util
+import math
 import os
-from typing import Dict, NamedTuple, Optional, Tuple, Union
+from typing import Any, Dict, Optional, Tuple
 
 import torch
 
@@ -19,33 +20,6 @@ _INTERPRETED = os.environ.get('TRITON_INTERPRET') == '1'
 _MIN_TRITON = (3, 4)
 # bfloat16 and TF32 in matrix units.
 _MIN_CAPABILITY = (8, 0)
-# Programs of the gradient of the weights: enough for every multiprocessor of a large GPU to have two. They share
-# the pixels, at the price of partial sums, of which there is a limited number of elements.
-_PROGRAMS = 264
-_PARTIAL_ELEMENTS = 1 << 24
-
-
-class Tile(NamedTuple):
-    """A tile of a kernel.
-
-    Attributes:
-        sizes: PIXELS, COLUMNS or PAIRS, and OUTPUTS with TAIL, see `_output_sizes`.
-        num_warps: Warps of a program.
-        num_stages: Loads in flight.
-    """
-    sizes: Dict[str, int]
-    num_warps: int
-    num_stages: int
-
-    @property
-    def outputs(self) -> int:
-        """Outputs of a program."""
-        return self.sizes['OUTPUTS'] + self.sizes['TAIL']
-
-    @property
-    def options(self) -> Dict[str, int]:
-        """Keyword arguments of a launch."""
-        return {**self.sizes, 'num_warps': self.num_warps, 'num_stages': self.num_stages}
 
 
 def why_unusable(device: torch.device, dtype: torch.dtype) -> Optional[str]:
@@ -90,11 +64,11 @@ def _capability(device: torch.device) -> Optional[Tuple[int, int]]:
 def _allows_tf32() -> bool:
     settings = torch.backends.cuda.matmul
     # torch before 2.9 has no other name for it.
-    return settings.fp32_precision == 'tf32' if hasattr(settings, 'fp32_precision') else settings.allow_tf32
+    return settings.fp32_precision == 'tf32' if hasattr(settings, 'fp32_precision') else bool(settings.allow_tf32)
 
 
 def _operand(x: torch.Tensor) -> Tuple[torch.dtype, str]:
-    """What matrix units multiply: the dtype of operands, and what becomes of float32 operands.
+    """What matrix units multiply: the dtype of operands, and how they round float32.
 
     bfloat16 has the range of float32: products are rounded to it. float16 has not: products would overflow. The 10
     bits of its mantissa are those of TF32, so that is what they become.
@@ -106,49 +80,7 @@ def _operand(x: torch.Tensor) -> Tuple[torch.dtype, str]:
     return torch.float32, 'ieee'
 
 
-def _output_sizes(outputs: int, most: int = 128) -> Dict[str, int]:
-    """Sizes of a tile of outputs: one, or two next to each other where they leave less of the tile empty.
-
-    Tiles are powers of two, and at least what matrix units take: 96 outputs, those of ConvNeXt's first stage, would
-    leave a quarter of 128 empty, and are 64 and 32.
-    """
-    size = min(most, max(16, 1 << (outputs - 1).bit_length()))
-    if size > 32 and outputs <= size * 3 // 4:
-        return dict(OUTPUTS=size // 2, TAIL=size // 4)
-    return dict(OUTPUTS=size, TAIL=0)
-
-
-# Tiles: large enough to keep matrix units busy, small enough for the registers (float32 without matrix units needs
-# the most) and for the 99 KiB of shared memory that a program may have on the smallest GPUs. Those of bfloat16 were the
-# fastest of a dozen on an H200, at 64 maps of 56 x 56 pixels with 96 and with 128 channels; the others are reasoned.
-
-def forward_tile(operand: torch.dtype, precision: str, outputs: int) -> Tile:
-    """Tile of `forward_kernel`."""
-    if operand == torch.float32 and precision == 'ieee':
-        return Tile(dict(PIXELS=64, COLUMNS=32, **_output_sizes(outputs, 64)), num_warps=4, num_stages=2)
-    num_warps = 4 if operand == torch.bfloat16 else 8
-    return Tile(dict(PIXELS=128, COLUMNS=32, **_output_sizes(outputs)), num_warps=num_warps, num_stages=3)
-
-
-def grad_x_tile(operand: torch.dtype, precision: str, outputs: int) -> Tile:
-    """Tile of `grad_x_kernel`."""
-    if operand == torch.float32:
-        return Tile(dict(PIXELS=64, COLUMNS=32, **_output_sizes(outputs, 64)), num_warps=4, num_stages=2)
-    return Tile(dict(PIXELS=128, COLUMNS=32, **_output_sizes(outputs)), num_warps=8, num_stages=3)
-
-
-def grad_weight_tile(operand: torch.dtype, precision: str, outputs: int) -> Tile:
-    """Tile of `grad_weight_kernel`."""
-    if operand == torch.float32 and precision == 'ieee':
-        return Tile(dict(PIXELS=32, PAIRS=64, **_output_sizes(outputs, 64)), num_warps=4, num_stages=2)
-    if operand == torch.float32:
-        return Tile(dict(PIXELS=32, PAIRS=128, **_output_sizes(outputs)), num_warps=8, num_stages=2)
-    if outputs > 96:
-        return Tile(dict(PIXELS=64, PAIRS=256, **_output_sizes(outputs)), num_warps=8, num_stages=3)
-    return Tile(dict(PIXELS=64, PAIRS=64, **_output_sizes(outputs)), num_warps=4, num_stages=3)
-
-
-def _constants(operand: torch.dtype, precision: str) -> Dict[str, Union[str, object]]:
+def _constants(operand: torch.dtype, precision: str) -> Dict[str, Any]:
     import triton.language as tl
     return dict(OPERAND=tl.bfloat16 if operand == torch.bfloat16 else tl.float32, PRECISION=precision)
 
@@ -158,10 +90,10 @@ def _forward(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     output = x.new_empty(pixels, outputs)
     if output.numel() == 0:
         return output
-    from . import kernels, layouts
+    from . import kernels, layouts, tiles
     operand, precision = _operand(x)
-    tile = forward_tile(operand, precision, outputs)
-    grid = -(-pixels // tile.sizes['PIXELS']), -(-outputs // tile.outputs)
+    tile = tiles.forward_tile(operand, precision, outputs)
+    grid = math.ceil(pixels / tile.sizes['PIXELS']), math.ceil(outputs / tile.outputs)
     kernels.forward_kernel[grid](
         layouts.transposed(x), layouts.upper(weight, operand), output, pixels, channels, outputs,
         **_constants(operand, precision), **tile.options,
@@ -173,12 +105,12 @@ def _grad_x(grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.
     (pixels, channels), outputs = x.shape, weight.shape[0]
     if x.numel() == 0:
         return x.new_empty(x.shape)
-    from . import kernels, layouts
+    from . import kernels, layouts, tiles
     operand, precision = _operand(x)
-    tile = grad_x_tile(operand, precision, outputs)
+    tile = tiles.grad_x_tile(operand, precision, outputs)
     row_grad = x.new_zeros(channels, pixels, dtype=torch.float32)
     column_grad = torch.zeros_like(row_grad)
-    kernels.grad_x_kernel[(-(-pixels // tile.sizes['PIXELS']),)](
+    kernels.grad_x_kernel[(math.ceil(pixels / tile.sizes['PIXELS']),)](
         layouts.transposed(grad), layouts.transposed(x), layouts.upper(weight, operand),
         row_grad, column_grad, pixels, channels, outputs, **_constants(operand, precision), **tile.options,
     )
@@ -189,20 +121,17 @@ def _grad_weight(grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     (pixels, channels), outputs = x.shape, grad.shape[1]
     if x.numel() == 0 or outputs == 0:
         return x.new_zeros(outputs, channels, channels)
-    from . import kernels, layouts
+    from . import kernels, layouts, tiles
     operand, precision = _operand(x)
-    tile = grad_weight_tile(operand, precision, outputs)
+    tile = tiles.grad_weight_tile(operand, precision, outputs)
     first, second = torch.triu_indices(channels, channels, dtype=torch.int32, device=x.device)
     pairs = first.numel()
-    programs = -(-pairs // tile.sizes['PAIRS']), -(-outputs // tile.outputs)
-    pixel_tiles = -(-pixels // tile.sizes['PIXELS'])
-    splits = min(-(-_PROGRAMS // (programs[0] * programs[1])), _PARTIAL_ELEMENTS // (pairs * outputs), pixel_tiles)
-    split_pixels = -(-pixel_tiles // max(1, splits)) * tile.sizes['PIXELS']
-    splits = -(-pixels // split_pixels)
+    splits, size = tiles.split_pixels(tile, pixels, pairs, outputs)
     partial_grad = x.new_empty(splits, pairs, outputs, dtype=torch.float32)
-    kernels.grad_weight_kernel[(*programs, splits)](
+    grid = math.ceil(pairs / tile.sizes['PAIRS']), math.ceil(outputs / tile.outputs), splits
+    kernels.grad_weight_kernel[grid](
         layouts.transposed(grad), layouts.transposed(x), first, second, partial_grad,
-        pixels, pairs, outputs, split_pixels, **_constants(operand, precision), **tile.options,
+        pixels, pairs, outputs, size, **_constants(operand, precision), **tile.options,
     )
     return layouts.unfolded(partial_grad, channels, x.dtype)
 

@@ -1,14 +1,17 @@
-"""The quadratic form and its gradients on a GPU, in Triton: products are formed in registers and never reach memory.
+"""The quadratic form and its gradients on a GPU, in Triton: products are computed in registers and never reach memory.
 
-Imported when first needed, since Triton is not everywhere; `triton_backend` holds the host's side.
+Imported when first needed, since Triton is not on every platform; `binding` launches them.
 
 Pixels are contiguous in memory, x is (C, P): then one channel of a tile of pixels is one coalesced load. Weights are
 "upper", (C, C, O): folded on and above the diagonal, zero below, so that a tile that crosses the diagonal may compute
 all its pairs. Sums are float32. Addresses are 64-bit: P * C and C * C * O pass 2^31.
 
-OPERAND is the dtype of what is multiplied by matrix units and PRECISION what they make of float32, see
-`triton_backend`. All products are formed in float32 and then rounded to OPERAND.
+OPERAND is the dtype of the operands of matrix units and PRECISION how they round float32, see `binding`. All products
+are computed in float32 and then rounded to OPERAND.
 """
+
+# Triton's types say constexpr of constants, which are numbers where a kernel is launched.
+# pyright: reportArgumentType=false
 
 import triton
 import triton.language as tl
@@ -39,7 +42,7 @@ def _weights(upper, row, columns, outputs, channel_count, output_count):
 
 @triton.jit
 def _store_outputs(output, sums, pixels, outputs, pixel_count, output_count):
-    """Write a (pixels, outputs) tile of output (P, O), but for what is outside."""
+    """Write a (pixels, outputs) tile of output (P, O), where it is inside."""
     inside = (pixels < pixel_count)[:, None] & (outputs < output_count)[None, :]
     tl.store(output + pixels[:, None] * output_count + outputs[None, :], sums.to(output.dtype.element_ty), mask=inside)
 

@@ -1,9 +1,13 @@
 """From torch's layouts to those that the Triton kernels read and write, and back, in one launch each.
 
-Imported when first needed, as `triton_kernels`. In plain torch each is a handful of launches, and transposed copies are
+Imported when first needed, as `kernels`. In plain torch each takes several launches, and transposed copies are
 slow. Only a transpose of more pixels than the grid of a launch takes, four million, goes in parts.
 """
 
+# Triton's types say constexpr of constants, which are numbers where a kernel is launched.
+# pyright: reportArgumentType=false
+
+import math
 from typing import Optional
 
 import torch
@@ -104,7 +108,7 @@ def transposed(
 def _transpose(x: torch.Tensor, addend: Optional[torch.Tensor], result: torch.Tensor) -> None:
     (rows, columns), strides = x.shape, x.stride()
     if result.numel():
-        _transpose_kernel[-(-rows // _SIDE), -(-columns // _SIDE)](
+        _transpose_kernel[math.ceil(rows / _SIDE), math.ceil(columns / _SIDE)](
             x, x if addend is None else addend, result, rows, columns, *strides, ADDS=addend is not None, SIDE=_SIDE,
         )
 
@@ -113,7 +117,7 @@ def upper(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """Weights (O, C, C) -> (C, C, O), folded on and above the diagonal in float32, zero below."""
     (outputs, channels, _), weight = weight.shape, weight.contiguous()
     result = weight.new_empty(channels, channels, outputs, dtype=dtype)
-    _upper_kernel[channels, -(-channels // _SIDE_COLUMNS), -(-outputs // _SIDE_OUTPUTS)](
+    _upper_kernel[channels, math.ceil(channels / _SIDE_COLUMNS), math.ceil(outputs / _SIDE_OUTPUTS)](
         weight, result, channels, outputs, COLUMNS=_SIDE_COLUMNS, OUTPUTS=_SIDE_OUTPUTS,
     )
     return result
@@ -126,7 +130,7 @@ def unfolded(partial_grad: torch.Tensor, channels: int, dtype: torch.dtype) -> t
     """
     splits, _, outputs = partial_grad.shape
     grad = partial_grad.new_empty(outputs, channels, channels, dtype=dtype)
-    _unfold_kernel[channels, -(-channels // _SIDE_COLUMNS), -(-outputs // _SIDE_OUTPUTS)](
+    _unfold_kernel[channels, math.ceil(channels / _SIDE_COLUMNS), math.ceil(outputs / _SIDE_OUTPUTS)](
         partial_grad, grad, splits, channels, outputs, COLUMNS=_SIDE_COLUMNS, OUTPUTS=_SIDE_OUTPUTS,
     )
     return grad
