@@ -33,7 +33,7 @@ conformance: $(VENV)/installed
 # The package with older and newer releases beneath it. A set that the Python at hand is too new for needs another:
 # `make compatibility-oldest PYTHON=python3.10`.
 SETS = oldest middle newest
-COMPATIBILITY_TESTS ?= tests/ops tests/layers tests/models tests/test_registration.py tests/hub/test_checked_loading.py
+COMPATIBILITY_TESTS ?= tests/ops tests/layers tests/models tests/test_registration.py tests/pretrained/test_checked_loading.py
 compatibility: $(SETS:%=compatibility-%)
 $(SETS:%=compatibility-%): compatibility-%: $(VENV)-%/installed
 	$(VENV)-$*/bin/python -m pytest --numprocesses auto $(COMPATIBILITY_TESTS)

@@ -1,4 +1,4 @@
-"""From the folder of a run to a verified model on the Hugging Face Hub: export, card, push, verify, registry.
+"""From the folder of a run to a verified model on the Hugging Face Hub: export, card, push, verify, registry; and page.
 
-`python -m hub --help`, from the checkout; needs the extra `hub`.
+`python -m hub --help`, from the checkout; needs the extra `hub`, and `page` the extra `space`.
 """

@@ -9,12 +9,12 @@ from typing import List, Optional, Tuple
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from dit_timm.errors import UserError, message_of
+from dit_timm.errors import MissingPackageError, UserError, message_of
 from dit_timm.pretrained.hub_errors import ConnectionFailed, TransportFailed, remedy
 from dit_timm.printing import set_up_printing
 
 from . import __doc__ as _doc
-from .card import card_to_update, write_card
+from .card import check_card, write_card
 from .export import export
 from .push import plan, push
 from .registry import registry_entry
@@ -38,7 +38,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument('--weights', default=KEPT, choices=(KEPT, AVERAGED, PLAIN), help='default: those the run kept')
     _add_card_options(command)
 
-    command = commands.add_parser('card', help='make the card of an export anew; what is written by hand stays')
+    command = commands.add_parser('card', help='make the card of an export again, with what NOTES.md says')
     command.add_argument('run', type=Path, metavar='RUN')
     command.add_argument('--out', type=Path, required=True, metavar='DIR', help='folder of the export')
     _add_card_options(command)
@@ -56,6 +56,15 @@ def _parser() -> argparse.ArgumentParser:
                        ('registry', 'print the cfg entry of a published model')):
         command = commands.add_parser(name, help=text)
         command.add_argument('repo_id', type=_repo_id_at, metavar='OWNER/NAME[@REVISION]')
+
+    command = commands.add_parser('page', help='serve a page that tries networks on photographs; needs the extra space')
+    command.add_argument(
+        '--models', nargs='+', metavar='NAME',
+        help='names of timm\'s registry (dit_resnet50.a1_in1k_init) or repositories on the Hub (OWNER/NAME) '
+             '(default: those whose weights ship with dit_timm)',
+    )
+    command.add_argument('--host', default='127.0.0.1')
+    command.add_argument('--port', type=int, default=7860)
     return parser
 
 
@@ -94,7 +103,7 @@ def _repo_id_at(text: str) -> Tuple[str, Optional[str]]:
 def _export(args: argparse.Namespace) -> int:
     run = read_run(args.run)
     # A card that is refused is refused before anything is written.
-    card_to_update(args.out)
+    check_card(args.out)
     export(run, args.out, args.tag, args.licence, args.weights)
     card = write_card(run, args.out, args.repo_id, args.data, args.dataset)
     print(f'{args.out}: {", ".join(sorted(path.name for path in args.out.iterdir()))}. Read {card}, then push.')
@@ -140,7 +149,21 @@ def _registry(args: argparse.Namespace) -> int:
     return 0
 
 
-_COMMANDS = {'export': _export, 'card': _card, 'push': _push, 'verify': _verify, 'registry': _registry}
+def _page(args: argparse.Namespace) -> int:
+    try:
+        # Here, because gradio is in no other command's extra.
+        from .page import serve
+    except ModuleNotFoundError as error:
+        if error.name != 'gradio':
+            raise
+        raise MissingPackageError('The page needs gradio: pip install \'.[space]\' in the checkout.') from error
+    serve(args.models, args.host, args.port)
+    return 0
+
+
+_COMMANDS = {
+    'export': _export, 'card': _card, 'push': _push, 'verify': _verify, 'registry': _registry, 'page': _page,
+}
 
 
 def main(argv: Optional[List[str]] = None) -> int:

@@ -18,10 +18,13 @@ from dit_timm.models._timm_private import save_for_hf
 from dit_timm.pretrained.golden import TOLERANCE, golden_difference, make_golden
 from dit_timm.pretrained.sources import public_name
 from dit_timm.pretrained.weight_files import digest, weights_bytes
+from dit_timm.training.trained import classes_metadata
 
 from .run import KEPT, Run, check_finite, load_model
 
 WEIGHTS, CONFIG, GOLDEN, CARD = 'model.safetensors', 'config.json', 'golden.safetensors', 'README.md'
+# What is written by hand, and becomes part of the card.
+NOTES = 'NOTES.md'
 OPTIONS = 'args.yaml'
 # Options that name places on the machine of the run.
 _PRIVATE = ('data_dir', 'output', 'experiment', 'device', 'class_map')
@@ -66,8 +69,7 @@ def export(run: Run, out: Path, tag: str, licence: Optional[str] = None, weights
         'weights': weights, 'golden_sha256': digest(golden),
     }
     metadata.update(options_metadata(run.options))
-    if run.classes:
-        metadata['classes'] = json.dumps(run.classes)
+    metadata.update(classes_metadata(run.classes))
     if run.recipe is not None:
         metadata.update(recipe=run.recipe, recipe_sha256=run.recipe_sha256)
     write_file(out / WEIGHTS, weights_bytes(model.state_dict(), metadata))

@@ -10,14 +10,19 @@ from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
 from dit_timm.errors import InvalidInputError
 
-from .card import read_card
-from .export import CARD, CONFIG, GOLDEN, OPTIONS, WEIGHTS
+from .card import read_card, read_notes
+from .export import CARD, CONFIG, GOLDEN, NOTES, OPTIONS, WEIGHTS
 
+# NOTES.md is not among them: the card has its text.
 _FILES = (WEIGHTS, CONFIG, GOLDEN, OPTIONS, CARD)
 
 
 class NotAnExportError(InvalidInputError):
     """A folder is not what `export` and `card` write."""
+
+
+class StaleCardError(InvalidInputError):
+    """A card was made before what stands in NOTES.md now."""
 
 
 class RefusedCardError(InvalidInputError):
@@ -74,19 +79,20 @@ def plan(folder: Path, repo_id: str, revision: str = 'main', token: Optional[str
 
     Raises:
         NotAnExportError: A file is missing, or there is one that would not be published.
-        InvalidInputError: The metadata of the card are no YAML.
+        StaleCardError: The card does not have the text of NOTES.md.
+        InvalidInputError: See `read_card`.
         RefusedCardError: The Hub takes no card with this metadata.
         HfHubHTTPError: The Hub refuses.
     """
     present = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
     missing = [name for name in _FILES if name not in present]
-    other = [name for name in present if name not in _FILES]
+    other = [name for name in present if name not in (*_FILES, NOTES)]
     if missing or other:
         raise NotAnExportError(
             f'{folder} is no complete export: missing {missing}, not of an export {other}. `python -m hub export` '
             f'writes one, `python -m hub card` its card.'
         )
-    _check_card(folder / CARD)
+    _check_card(folder)
     api = HfApi(token=token)
     try:
         info = api.model_info(repo_id, revision=revision, files_metadata=True)
@@ -101,8 +107,11 @@ def plan(folder: Path, repo_id: str, revision: str = 'main', token: Optional[str
     return Plan(repo_id, revision, parent, files, _card_diff(folder / CARD, repo_id, parent, token))
 
 
-def _check_card(path: Path) -> None:
+def _check_card(folder: Path) -> None:
+    path = folder / CARD
     card = read_card(path)
+    if read_notes(folder) not in card.text:
+        raise StaleCardError(f'{path} does not have the text of {NOTES}: make it again, with `python -m hub card`.')
     try:
         card.validate()
     except ValueError as error:

@@ -1,34 +1,32 @@
 """What the folder of a run, as scripts/train.py writes it, says of its network."""
 
-import csv
+import argparse
 import dataclasses
-import hashlib
-import json
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
 import timm
 import torch
 import yaml
-from safetensors import safe_open
-from timm.models import get_pretrained_cfg, get_pretrained_cfg_value
+from timm.models import get_pretrained_cfg
 from torch import nn
 
-from dit_timm.data.inputs import input_arguments
 from dit_timm.errors import DamagedFileError, InvalidInputError, MissingFileError
 from dit_timm.pretrained.sources import folder_of, read_source
-from dit_timm.pretrained.weight_files import load_weights, read_weights
+from dit_timm.pretrained.weight_files import read_weights
+from dit_timm.training.checkpoint import list_checkpoints
+from dit_timm.training.config import RECIPE, sha256_of
+from dit_timm.training.logs import read_csv
+from dit_timm.training.trained import check_ended, classes_of, load_trained
+from dit_timm.training.variants import MLP
 
 # Which weights of a run: those that it kept, or those of its last checkpoint, averaged or not.
 KEPT, AVERAGED, PLAIN = 'kept', 'ema', 'plain'
+_IN_CHECKPOINT = {AVERAGED: 'ema.safetensors', PLAIN: 'model.safetensors'}
 _COLUMNS = {
     'results.csv': {'split', 'images', 'chosen', 'top1', 'top5', 'loss'},
     'environment.csv': {'device', 'threads', 'torch', 'timm', 'processes'},
 }
-# The variant of scripts/train.py that is no network of timm's registry.
-_CONTROL = 'mlp'
-# What the recipe of a run set when it began.
-_RECIPE = 'recipe.yaml'
 
 
 class Run(NamedTuple):
@@ -70,12 +68,12 @@ class Run(NamedTuple):
     @property
     def recipe(self) -> Optional[str]:
         """The name of the recipe that the run began with, if it had one."""
-        return Path(self.options['config']).name if (self.folder / _RECIPE).is_file() else None
+        return Path(self.options['config']).name if (self.folder / RECIPE).is_file() else None
 
     @property
     def recipe_sha256(self) -> Optional[str]:
         """SHA-256 of the options that the recipe set."""
-        return hashlib.sha256((self.folder / _RECIPE).read_bytes()).hexdigest() if self.recipe else None
+        return sha256_of((self.folder / RECIPE).read_text()) if self.recipe else None
 
 
 def read_run(folder: Path) -> Run:
@@ -86,21 +84,16 @@ def read_run(folder: Path) -> Run:
         DamagedFileError: The weights are damaged.
         InvalidInputError: A CSV says less than the card needs, or no registry has the network.
     """
-    for name in ('args.yaml', 'results.csv', 'environment.csv', 'model.safetensors'):
-        if not (folder / name).is_file():
-            raise MissingFileError(
-                f'{folder} is no folder of a run that has ended: it has no {name}. scripts/train.py writes such '
-                f'folders.'
-            )
+    check_ended(folder)
     options = yaml.safe_load((folder / 'args.yaml').read_text())
-    if options.get('variant') == _CONTROL:
+    if options['variant'] == MLP:
+        # Of all variants, the one that is no network of timm's registry.
         raise InvalidInputError(
-            f'{folder} is of a control for experiments, --variant {_CONTROL}: no registry can build it.'
+            f'{folder} is of a control for experiments, --variant {MLP}: no registry can build it.'
         )
     read_weights(folder / 'model.safetensors')
-    with safe_open(folder / 'model.safetensors', framework='pt') as file:
-        classes = json.loads((file.metadata() or {}).get('classes', 'null'))
-    return Run(folder, options, _rows(folder / 'results.csv'), _rows(folder / 'environment.csv'), classes)
+    rows = {name: _rows(folder / name) for name in _COLUMNS}
+    return Run(folder, options, rows['results.csv'], rows['environment.csv'], classes_of(folder / 'model.safetensors'))
 
 
 def load_model(run: Run, weights: str = KEPT) -> nn.Module:
@@ -114,33 +107,29 @@ def load_model(run: Run, weights: str = KEPT) -> nn.Module:
         DamagedFileError: They are damaged, or not the network's.
         MissingFileError: The run has no such weights.
     """
-    options = run.options
-    kwargs = input_arguments(options, get_pretrained_cfg_value(options['model'], 'fixed_input_size'))
-    model = timm.create_model(options['model'], num_classes=options['num_classes'], **kwargs)
-    path = _weights_path(run.folder, weights)
-    load_weights(model, read_weights(path), path)
-    return model.eval()
+    return load_trained(argparse.Namespace(**{
+        **run.options, 'checkpoint': _weights_path(run.folder, weights), 'pretrained': False, 'device': 'cpu',
+        'channels_last': False,
+    }))
 
 
 def _weights_path(folder: Path, weights: str) -> Path:
     if weights == KEPT:
         return folder / 'model.safetensors'
-    name = {AVERAGED: 'ema.safetensors', PLAIN: 'model.safetensors'}[weights]
-    # Not of what lies beside them, as one that was not written to its end.
-    paths = sorted((folder / 'checkpoints').glob(f'[0-9]*-[0-9]*/{name}'))
-    if not paths:
+    name = _IN_CHECKPOINT[weights]
+    paths = [checkpoint / name for checkpoint in list_checkpoints(folder)]
+    if not paths or not paths[-1].is_file():
         raise MissingFileError(f'{folder} has no checkpoint with {name}; its kept weights are --weights {KEPT}.')
     return paths[-1]
 
 
 def _rows(path: Path) -> List[Dict[str, str]]:
-    with path.open(newline='', encoding='utf-8') as file:
-        reader = csv.DictReader(file)
-        rows, columns, needed = list(reader), reader.fieldnames or [], _COLUMNS[path.name]
-    if not rows or not needed.issubset(columns):
+    rows, needed = read_csv(path), _COLUMNS[path.name]
+    columns = list(rows[0]) if rows else []
+    if not needed.issubset(columns):
         raise InvalidInputError(
-            f'{path} is not what this version of scripts/train.py writes: {len(rows)} rows with the columns '
-            f'{list(columns)}; expected at least one with {sorted(needed)}.'
+            f'{path} is not what this version of scripts/train.py writes: {len(rows)} rows with the columns {columns}; '
+            f'expected at least one with {sorted(needed)}.'
         )
     return rows
 

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
 import timm
-from huggingface_hub import HfApi, ModelCard, snapshot_download
+from huggingface_hub import HfApi, snapshot_download
 from safetensors import safe_open
 
-from dit_timm.errors import DamagedFileError
+from dit_timm.errors import DamagedFileError, InvalidInputError
 from dit_timm.pretrained.golden import TOLERANCE, golden_difference
 from dit_timm.pretrained.weight_files import digest, load_weights, read_weights
 
+from .card import read_card
 from .export import CARD, CONFIG, GOLDEN, WEIGHTS
 
 # Formats that execute code when they are loaded.
@@ -109,7 +110,11 @@ def _check_network(found: Verification, folder: Path) -> None:
 
 def _check_card(found: Verification, folder: Path) -> None:
     config: Dict[str, Any] = json.loads((folder / CONFIG).read_text())
-    data = ModelCard.load(folder / CARD).data
+    try:
+        data = read_card(folder / CARD).data
+    except InvalidInputError as error:
+        found.problems.append(f'the card cannot be read: {error}')
+        return
     cfg = config['pretrained_cfg']
     name = f'{config["architecture"]}.{cfg["tag"]}'
     problems = [

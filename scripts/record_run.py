@@ -20,7 +20,7 @@ import yaml
 from dit_timm.analysis.ablation import quadratic_terms, remove_quadratic
 from dit_timm.data.loaders import eval_loader
 from dit_timm.data.splits import data_config, open_split
-from dit_timm.errors import InvalidInputError, MissingFileError, UserError, message_of
+from dit_timm.errors import InvalidInputError, UserError, message_of
 from dit_timm.printing import set_up_printing
 from dit_timm.results.differences import differences
 from dit_timm.results.rows import REMOVED, add_rows
@@ -28,11 +28,10 @@ from dit_timm.training.config import RECIPE, sha256_of
 from dit_timm.training.engine import evaluate
 from dit_timm.training.environment import environment
 from dit_timm.training.logs import read_csv
-from dit_timm.training.trained import load_trained, result_on_test
+from dit_timm.training.trained import check_ended, load_trained, result_on_test
 from dit_timm.training.variants import DIT, PLAIN, dit_network
 
 _FACTS = ('device', 'threads', 'torch', 'timm')
-_FILES = ('args.yaml', 'summary.csv', 'results.csv', 'environment.csv', 'model.safetensors')
 RESULTS = Path(__file__).parent.parent / 'hub' / 'results' / 'runs.csv'
 
 
@@ -80,9 +79,7 @@ def rows_of(run: Path, data: str, tag: str, device: str, data_dir: Optional[str]
         InvalidInputError: It has no result on a test split, or no recipe.
         DamagedFileError: Its weights are damaged.
     """
-    for name in _FILES:
-        if not (run / name).is_file():
-            raise MissingFileError(f'{run} is no folder of a run that has ended: it has no {name}.')
+    check_ended(run)
     if not (run / RECIPE).is_file():
         raise InvalidInputError(f'{run} has no {RECIPE}: it followed no recipe. Train with --config.')
     options = yaml.safe_load((run / 'args.yaml').read_text())

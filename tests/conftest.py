@@ -1,5 +1,6 @@
 """What every test shares: no network, fixed seeds, poisoned scratch, and the formula written as loops."""
 
+import functools
 import importlib.util
 import os
 
@@ -8,6 +9,8 @@ os.environ['HF_HUB_OFFLINE'] = '1'
 
 import pytest
 import torch
+
+pytest_plugins = ['fake_hub.fixtures']
 
 if not torch.cuda.is_available():
     # Triton's interpreter runs the kernels for GPUs on the CPU. Read when the kernels are imported.
@@ -89,21 +92,27 @@ def loop_formula():
     return formula
 
 
-@pytest.fixture
-def write_greys(tmp_path):
+@pytest.fixture(scope='session')
+def write_greys_to():
     """Writes folders of 32x32 images whose classes, `class0`, `class1` ..., are shades of grey with noise."""
     from PIL import Image
 
-    def write(**splits):
-        """Maps the name of a split to the number of images of each class; returns the folder of the splits."""
+    def write(data, **splits):
+        """Maps the name of a split to the number of images of each class; returns `data`, the folder of the splits."""
         generator = torch.Generator().manual_seed(0)
         for split, counts in splits.items():
             for label, count in enumerate(counts):
-                folder = tmp_path / 'data' / split / f'class{label}'
+                folder = data / split / f'class{label}'
                 folder.mkdir(parents=True)
                 for index in range(count):
                     pixels = 80 * label + torch.randint(0, 40, (32, 32, 3), generator=generator)
                     Image.fromarray(pixels.to(torch.uint8).numpy()).save(folder / f'{index}.png')
-        return tmp_path / 'data'
+        return data
 
     return write
+
+
+@pytest.fixture
+def write_greys(write_greys_to, tmp_path):
+    """Writes such folders into `data` of the folder of a test; see `write_greys_to`."""
+    return functools.partial(write_greys_to, tmp_path / 'data')

@@ -4,7 +4,6 @@ What an import does can only be seen in a fresh interpreter: each test runs a sc
 as JSON. Scripts run outside the checkout, so that it is the installed package that they meet.
 """
 
-import hashlib
 import importlib.metadata
 import importlib.util
 import json
@@ -12,9 +11,6 @@ import os
 import re
 import subprocess
 import sys
-import threading
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -312,53 +308,6 @@ def explains(message: str, model: str, repository: str) -> bool:
     return all(words in message for words in (model, repository, *remedies))
 
 
-@contextmanager
-def hub(repositories):
-    """A Hub on loopback that offers folders for download. Yields its address and a list of the requests it saw."""
-    requests = []
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = 'HTTP/1.1'
-
-        def do_GET(self):
-            requests.append(self.path)
-            match = re.fullmatch(r'/([^/]+/[^/]+)/resolve/[^/]+/([^/]+)', self.path)
-            folder = repositories.get(match[1]) if match else None
-            file = folder / match[2] if folder else None
-            if file is None or not file.is_file():
-                self.send_response(404)
-                self.send_header('X-Error-Code', 'EntryNotFound' if folder else 'RepoNotFound')
-                self.send_header('X-Repo-Commit', 'c' * 40)
-                content = b''
-            else:
-                content = file.read_bytes()
-                self.send_response(200)
-                self.send_header('X-Repo-Commit', 'c' * 40)
-                self.send_header('ETag', f'"{hashlib.sha256(content).hexdigest()}"')
-            self.send_header('Content-Length', str(len(content)))
-            self.end_headers()
-            if self.command == 'GET':
-                self.wfile.write(content)
-
-        do_HEAD = do_GET
-
-        def log_message(self, *args):
-            """Stay silent."""
-
-    server = ThreadingHTTPServer(('127.0.0.1', 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f'http://127.0.0.1:{server.server_port}', requests
-    finally:
-        server.shutdown()
-        server.server_close()
-
-
-def online(address: str):
-    """Environment that points the Hub client at a server, in place of the offline mode of the other tests."""
-    return dict(HF_ENDPOINT=address, HF_HUB_OFFLINE='0')
-
-
 @needs_entry_point
 @pytest.mark.skipif(TIMM < (1, 0, 26), reason='timm loads safetensors from folders from 1.0.26 on')
 def test_local_dir_and_offline(tmp_path, saved):
@@ -371,17 +320,12 @@ print(json.dumps([torch.equal(answer('local-dir:' + sys.argv[2]), expected['net'
 
 @needs_entry_point
 @pytest.mark.skipif(TIMM < (1, 0, 29), reason='timm before 1.0.29 looks for a pickle where safetensors are missing')
-def test_hub(tmp_path, saved):
+def test_hub(hub, tmp_path, saved):
     """A model of one's own, the weights of a base network, and a base network that has a pickle only."""
-    (tmp_path / 'pickle_only').mkdir()
-    (tmp_path / 'pickle_only' / 'pytorch_model.bin').write_bytes(b'never asked for')
-    repositories = {
-        'someone/net': saved / 'net',
-        'timm/resnet18.a1_in1k': saved / 'base',
-        'timm/resnet34.a1_in1k': tmp_path / 'pickle_only',
-    }
-    with hub(repositories) as (address, requests):
-        found = run(tmp_path, _LOAD + '''
+    for name, folder in ('someone/net', 'net'), ('timm/resnet18.a1_in1k', 'base'):
+        hub.put(name, {path.name: path.read_bytes() for path in (saved / folder).iterdir()})
+    hub.put('timm/resnet34.a1_in1k', {'pytorch_model.bin': b'never asked for'})
+    found = run(tmp_path, _LOAD + '''
 import logging
 records = []
 handler = logging.Handler()
@@ -393,7 +337,7 @@ net = torch.equal(answer('hf-hub:someone/net'), expected['net'])
 net_records = list(records)
 base = torch.equal(answer('dit_resnet18'), expected['base'])
 print(json.dumps(dict(net=net, net_records=net_records, base=base, records=records, error=error('dit_resnet34'))))
-''', str(saved / 'expected.safetensors'), **online(address))
+''', str(saved / 'expected.safetensors'), HF_ENDPOINT=hub.endpoint, HF_HUB_OFFLINE='0')
     assert found['net'] and found['net_records'] == []
     assert found['base']
     (level, message), = found['records']
@@ -402,5 +346,6 @@ print(json.dumps(dict(net=net, net_records=net_records, base=base, records=recor
         assert words in message
     assert explains(found['error'], 'dit_resnet34.a1_in1k_init', 'timm/resnet34.a1_in1k')
     # Nothing that would be unpickled: neither where safetensors are there nor where they are missing.
-    assert {path.split('/')[-1] for path in requests} == {'config.json', 'model.safetensors'}
-    assert {path.split('/resolve/')[0].lstrip('/') for path in requests} == set(repositories)
+    paths = [request.path for request in hub.requests]
+    assert {path.split('/')[-1] for path in paths} == {'config.json', 'model.safetensors'}
+    assert {path.split('/resolve/')[0].lstrip('/') for path in paths} == hub.repos.keys()

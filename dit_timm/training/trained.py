@@ -13,7 +13,7 @@ from timm.models import get_pretrained_cfg_value
 from torch import nn
 
 from ..data.inputs import OPTIONS
-from ..errors import DamagedFileError, InvalidInputError
+from ..errors import DamagedFileError, InvalidInputError, MissingFileError
 from ..pretrained.weight_files import load_weights, read_weights
 from .config import read_options
 from .logs import read_csv
@@ -23,6 +23,8 @@ from .timm_checkpoint import options_of, read_checkpoint, weights_of
 CLASSES = 'classes'
 # Of a folder, the first of them that is there: ours, and timm's.
 _FILES = ('model.safetensors', 'model_best.pth.tar', 'last.pth.tar')
+# What a run has in its folder at its end.
+_OF_RUN = ('args.yaml', 'summary.csv', 'results.csv', 'environment.csv', 'model.safetensors')
 
 
 def add_checkpoint_option(parser: argparse.ArgumentParser, several: bool = False) -> None:
@@ -119,6 +121,19 @@ def _metadata(checkpoint: Path) -> Dict[str, str]:
         raise DamagedFileError(f'{checkpoint} is no whole safetensors file: {error}') from error
 
 
+def check_ended(run: Path) -> None:
+    """Refuse a folder that is not of a run that has ended.
+
+    Raises:
+        MissingFileError: It names the first file that is missing.
+    """
+    for name in _OF_RUN:
+        if not (run / name).is_file():
+            raise MissingFileError(
+                f'{run} is no folder of a run that has ended: it has no {name}. scripts/train.py writes such folders.'
+            )
+
+
 def result_on_test(run: Path) -> Dict[str, str]:
     """The row of a run's results.csv that is of its test split.
 
@@ -161,14 +176,19 @@ def _classes_in(tensors: Mapping[str, torch.Tensor], model: str) -> Optional[int
 
 
 def classes_metadata(names: Optional[List[str]]) -> Mapping[str, str]:
-    """What a file of weights says of its classes; see `read_classes`."""
+    """What a file of weights says of its classes; see `classes_of`."""
     return {CLASSES: json.dumps(names)} if names else {}
+
+
+def classes_of(weights: Path) -> Optional[List[str]]:
+    """Names of the classes that a safetensors file says; None where it says none. See `classes_metadata`."""
+    return json.loads(_metadata(weights).get(CLASSES, 'null'))
 
 
 def known_classes(args: argparse.Namespace, model: nn.Module) -> Optional[List[str]]:
     """Names of the classes: those in the file of weights, or the pretrained network's; None where they do not say."""
     if args.checkpoint is not None:
-        return json.loads(_metadata(args.checkpoint).get(CLASSES, 'null')) if _is_safetensors(args.checkpoint) else None
+        return classes_of(args.checkpoint) if _is_safetensors(args.checkpoint) else None
     # Of another number of classes, the pretrained ones are not the network's any more.
     names = model.pretrained_cfg.get('label_names')
     return list(names) if names and len(names) == model.num_classes else None

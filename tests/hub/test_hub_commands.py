@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import timm
 import torch
-from hub_server import Fault
+from fake_hub.server import Fault
 from safetensors.torch import load_file
 
 from dit_timm import load_pretrained_checked
@@ -80,6 +80,19 @@ def test_push_publishes_one_commit_and_verifies_it(hub, command, client, exporte
     logits = load_file(exported.parent / 'logits.safetensors')['logits']
     # The client has one thread, which may sum in another order.
     torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_notes_are_published_in_the_card(hub, command, exported, trained_run):
+    (exported / 'NOTES.md').write_text('Beware of greys that are none.')
+    stale = command(hub, 'push', exported, 'me/greys', '--yes')
+    assert stale.returncode == 1 and hub.repos == {}
+    assert 'README.md does not have the text of NOTES.md: make it again, with `python -m hub card`' in stale.stderr
+    words = ['--out', exported, '--repo-id', 'me/greys', '--data', 'shades of grey']
+    assert command(hub, 'card', trained_run, *words).returncode == 0
+    pushed = command(hub, 'push', exported, 'me/greys', '--yes')
+    assert pushed.returncode == 0 and pushed.stdout.rstrip().endswith('verified'), pushed.stdout + pushed.stderr
+    files = hub.files('me/greys')
+    assert files.keys() - {'.gitattributes'} == set(FILES) and b'Beware of greys' in files['README.md']
 
 
 def test_somebody_else_s_commit_in_between_is_a_conflict(hub, command, exported):
@@ -160,34 +173,28 @@ def flip(content):
     return content[:-1] + bytes([content[-1] ^ 1])
 
 
-def verify_after(hub, command, exported, **changed):
-    """Publish the export with other files; returns what verify says."""
-    files = {name: (exported / name).read_bytes() for name in FILES}
-    hub.put('me/greys', {**files, **{name.replace('__', '.'): content for name, content in changed.items()}})
-    return command(hub, 'verify', 'me/greys')
-
-
-def test_verify_finds_a_corrupted_blob_of_the_same_size(hub, command, exported):
-    hub.faults = [Fault('GET', 'model.safetensors', body=flip)]
-    found = verify_after(hub, command, exported)
+def test_verify_finds_a_corrupted_blob_of_the_same_size(published, command):
+    published.faults = [Fault('GET', 'model.safetensors', body=flip)]
+    found = command(published, 'verify', 'me/greys')
     assert found.returncode == 1 and 'not what the repository lists: model.safetensors' in found.stdout
 
 
 @pytest.mark.parametrize('name, change, message', [
-    ('model__safetensors', lambda content: content[:-4], 'no whole safetensors file'),
-    ('model__safetensors', flip, 'is damaged'),
-    ('golden__safetensors',
+    ('model.safetensors', lambda content: content[:-4], 'no whole safetensors file'),
+    ('model.safetensors', flip, 'is damaged'),
+    ('golden.safetensors',
      lambda content: weights_bytes({'input': torch.ones(2, 3, 32, 32), 'logits': torch.ones(2, 3)}),
      'not the one that model.safetensors was exported with'),
-    ('config__json', lambda content: content.replace(b'"num_classes": 3', b'"num_classes": 4'), 'cannot be loaded'),
-    ('config__json', lambda content: content.replace(b'"mit"', b'"apache-2.0"'), "the card says licence 'mit'"),
-    ('README__md', lambda content: content.replace(b'test_dit_resnet.greys', b'resnet50.a1_in1k'),
+    ('config.json', lambda content: content.replace(b'"num_classes": 3', b'"num_classes": 4'), 'cannot be loaded'),
+    ('config.json', lambda content: content.replace(b'"mit"', b'"apache-2.0"'), "the card says licence 'mit'"),
+    ('README.md', lambda content: content.replace(b'test_dit_resnet.greys', b'resnet50.a1_in1k'),
      'the card says model'),
-    ('extra__pkl', lambda content: b'cos\nsystem\n', 'files that can execute code: extra.pkl'),
+    ('README.md', lambda content: content.replace(b'license: mit', b'license: [mit'), 'the card cannot be read'),
+    ('extra.pkl', lambda content: b'cos\nsystem\n', 'files that can execute code: extra.pkl'),
 ])
-def test_verify_finds_what_does_not_fit(hub, command, exported, name, change, message):
-    path = exported / name.replace('__', '.')
-    found = verify_after(hub, command, exported, **{name: change(path.read_bytes() if path.exists() else b'')})
+def test_verify_finds_what_does_not_fit(published, command, name, change, message):
+    published.put('me/greys', {name: change(published.files('me/greys').get(name, b''))})
+    found = command(published, 'verify', 'me/greys')
     assert found.returncode == 1 and message in found.stdout, found.stdout + found.stderr
 
 
@@ -200,12 +207,10 @@ def test_verify_of_what_is_not_there(hub, command, exported, name, message):
     assert found.returncode == 1 and message in found.stderr and 'Traceback' not in found.stderr
 
 
-def test_the_registry_s_entry_loads_the_published_weights(hub, command, client, exported):
-    files = {name: (exported / name).read_bytes() for name in FILES}
-    commit = hub.put('me/greys', files)
-    printed = command(hub, 'registry', 'me/greys')
+def test_the_registry_s_entry_loads_the_published_weights(published, command, client):
+    printed = command(published, 'registry', 'me/greys')
     assert printed.returncode == 0, printed.stderr
-    loaded = client(hub, '''
+    loaded = client(published, '''
         import sys, timm
         from timm.models import generate_default_cfgs, register_model
         entry = eval('{' + sys.argv[1] + '}', {'_cfg': dict})
@@ -214,4 +219,5 @@ def test_the_registry_s_entry_loads_the_published_weights(hub, command, client, 
         print(name, cfg['hf_hub_id'], model.num_classes, model.pretrained_cfg['license'])
     ''', printed.stdout)
     assert loaded.returncode == 0, loaded.stderr
+    commit = published.repos['me/greys'].branches['main']
     assert loaded.stdout.split() == ['test_dit_resnet.greys', f'me/greys@{commit}', '3', 'mit']

@@ -89,56 +89,60 @@ def test_the_licence_comes_from_the_weights(trained_run, tmp_path):
     assert not (tmp_path / 'out').exists()
 
 
-def test_a_card_keeps_what_was_written_by_hand(exported, trained_run):
-    path = exported / 'README.md'
-    text = path.read_text().replace('A research model', 'Seen by hand: a research model')
-    text = text.replace('library_name: timm', 'library_name: timm\nlanguage: none')
-    text = text.replace('tags:\n', 'tags:\n- greys\n')
-    path.write_text(f'{text}\n## Thanks\n\nTo nobody.\n')
+def test_a_card_has_the_text_of_notes_md(exported, trained_run):
+    path, notes = exported / 'README.md', '**By hand:** {{ name }}, \\1 and é.\n\n## Thanks\n\nTo nobody.'
+    plain = path.read_text()
+    (exported / 'NOTES.md').write_bytes(f'\n{notes}\n\n'.replace('\n', '\r\n').encode())
     card.write_card(read_run(trained_run), exported, 'me/other', 'shades of grey')
     new = path.read_text()
-    assert 'Seen by hand: a research model' in new and '## Thanks\n\nTo nobody.' in new
+    assert f'\n\n## Limits and notes\n\n{notes}\n\n## Citation\n' in new and 'A research model' not in new
     assert 'hf-hub:me/other' in new and 'hf-hub:me/greys' not in new
-    data = ModelCard.load(path).data
-    assert data.language == 'none' and data.tags[-1] == 'greys'
-    assert data.license == 'mit' and data.model_name == 'test_dit_resnet.greys'
+    assert ModelCard.load(path).data.to_dict() == ModelCard(plain).data.to_dict()
     card.write_card(read_run(trained_run), exported, 'me/other', 'shades of grey')
     assert path.read_text() == new
+    (exported / 'NOTES.md').unlink()
+    card.write_card(read_run(trained_run), exported, 'me/greys', 'shades of grey')
+    assert path.read_text() == plain and '## Limits and notes\n\nA research model' in plain
 
 
-def test_a_card_with_half_a_block_is_refused(exported, trained_run):
+@pytest.mark.parametrize('edit', [
+    lambda text: '# My own card\n',
+    lambda text: '',
+    lambda text: f'{text}\nBeware of greys that are none.\n',
+    lambda text: text.replace('## Usage\n', '## Usage\n\nBeware of greys that are none.\n'),
+    lambda text: text.replace('tags:\n', 'tags:\n- greys\n'),
+    lambda text: re.sub('<!-- .*? -->\n', '', text),
+    lambda text: re.sub('SHA-256 \\w+', 'SHA-256 ', text),
+])
+def test_a_card_written_or_edited_by_hand_is_not_lost(exported, trained_run, edit, capsys):
     path = exported / 'README.md'
-    path.write_text(path.read_text().replace('<!-- /generated: usage -->', ''))
-    before = path.read_text()
-    with pytest.raises(ValueError, match=r"the blocks \['usage'\] begin and do not end"):
-        card.write_card(read_run(trained_run), exported, 'me/greys', 'shades of grey')
-    assert path.read_text() == before
-
-
-def test_what_was_written_inside_of_a_block_is_not_lost(exported, trained_run, capsys):
-    path, run = exported / 'README.md', read_run(trained_run)
     text = path.read_text()
-    edited = text.replace('## Usage\n', '## Usage\n\nBeware of greys that are none.\n')
-    path.write_text(edited)
-    with pytest.raises(ValueError, match=r"the blocks \['usage'\] were edited by hand.*then empty the block"):
-        card.write_card(run, exported, 'me/greys', 'shades of grey')
-    assert path.read_text() == edited
-    # An export that ends with this refusal leaves everything as it was.
-    before = {path.name: path.read_bytes() for path in exported.iterdir()}
-    words = ['--tag', 'other', '--licence', 'mit', '--repo-id', 'me/greys', '--data', 'shades of grey']
-    assert command_line.main(['export', str(trained_run), '--out', str(exported), *words]) == 1
-    assert 'edited by hand' in capsys.readouterr().err
-    assert {path.name: path.read_bytes() for path in exported.iterdir()} == before
-    # What the message says to do; other ends of lines are no edit.
-    emptied = re.sub(r'(<!-- generated: usage.*?-->).*?(<!-- /generated: usage -->)', r'\1\2', text, flags=re.S)
-    moved = emptied.replace('<!-- generated: usage', 'Beware of greys that are none.\n\n<!-- generated: usage')
-    path.write_bytes(moved.replace('\n', '\r\n').encode())
-    card.write_card(run, exported, 'me/greys', 'shades of grey')
-    new = path.read_text()
-    assert 'Beware of greys that are none.\n' in new and "hf-hub:me/greys" in new
-    assert [line for line in new.splitlines() if line.startswith('## ')] == [
-        line for line in text.splitlines() if line.startswith('## ')
-    ]
+    path.write_text(edit(text))
+    before = {file.name: file.read_bytes() for file in exported.iterdir()}
+    words = [str(trained_run), '--out', str(exported), '--repo-id', 'me/greys', '--data', 'shades of grey']
+    for first, *others in (['card'], ['export', '--tag', 'other', '--licence', 'mit']):
+        assert command_line.main([first, *words, *others]) == 1
+        error, = capsys.readouterr().err.splitlines()
+        assert f'{path} was written or edited by hand' in error and str(exported / 'NOTES.md') in error
+    assert {file.name: file.read_bytes() for file in exported.iterdir()} == before
+    # What the message says to do.
+    path.unlink()
+    assert command_line.main(['card', *words]) == 0
+    assert path.read_text() == text
+
+
+def test_other_ends_of_lines_are_no_edit(exported, trained_run):
+    path = exported / 'README.md'
+    text = path.read_bytes()
+    path.write_bytes(text.replace(b'\n', b'\r\n'))
+    card.write_card(read_run(trained_run), exported, 'me/greys', 'shades of grey')
+    assert path.read_bytes() == text
+
+
+def test_notes_that_are_no_text(exported, trained_run):
+    (exported / 'NOTES.md').write_bytes(b'\xff\xfe\x00')
+    with pytest.raises(ValueError, match='NOTES.md is no text in UTF-8.*Save it as such'):
+        card.write_card(read_run(trained_run), exported, 'me/greys', 'shades of grey')
 
 
 def test_the_card_says_how_it_was_trained(exported):
@@ -212,13 +216,15 @@ def test_a_run_whose_tables_say_too_little(trained_run, tmp_path):
 @pytest.mark.parametrize('old, new, message', [
     ('license: mit', 'license: [mit', 'the metadata between the lines "---" are no YAML'),
     ('license: mit', 'license: mit\non: 1', 'or have a key that is no text'),
+    ('license: mit', '- mit', 'are no YAML, or no mapping'),
+    ('---\n', '---\n- mit\n---\n', 'are no YAML, or no mapping'),
     ('\n---\n', '\n', 'the metadata begin with a line "---" and do not end with one'),
 ])
-def test_metadata_that_are_no_yaml(hub, command, exported, trained_run, old, new, message):
+def test_metadata_that_are_no_yaml(hub, command, exported, old, new, message):
     path = exported / 'README.md'
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(ValueError, match=f'README.md: .*{message}'):
-        card.write_card(read_run(trained_run), exported, 'me/greys', 'shades of grey')
+        card.read_card(path)
     done = command(hub, 'push', exported, 'me/greys')
     assert done.returncode == 1 and message in done.stderr and 'Traceback' not in done.stderr
 

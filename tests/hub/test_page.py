@@ -1,4 +1,4 @@
-"""The page of hub/space: what it makes of files, and the page itself in a browser."""
+"""`python -m hub page`: what it makes of files, and the page itself in a browser."""
 
 import json
 import os
@@ -14,16 +14,17 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import app
 import gradio as gr
 import numpy as np
 import pytest
 import timm
 import torch
-from pictures import UnreadablePictureError, coloured, read_picture, seen
 from PIL import Image, ImageDraw
 
 from dit_timm.analysis.quadratic_map import Explained
+from hub import __main__ as command_line
+from hub.page import class_names, classify, load, sentence, shipped
+from hub.pictures import UnreadablePictureError, coloured, read_picture, seen
 
 pytestmark = pytest.mark.slow
 
@@ -85,15 +86,15 @@ def no_picture(path):
 
 
 def test_the_networks_offered_are_those_in_the_package():
-    assert NAME in app.shipped()
-    assert all('_init' not in name for name in app.shipped())
+    assert NAME in shipped()
+    assert all('_init' not in name for name in shipped())
 
 
 def test_an_answer(tmp_path):
-    answer, full, without, view, evidence = app.classify(str(photograph(tmp_path / 'a.png')), NAME)
+    answer, full, without, view, evidence = classify(str(photograph(tmp_path / 'a.png')), NAME)
     best = max(full, key=full.get)
     assert answer.startswith(f'**{best}**, {100 * full[best]:.1f} %. Without the quadratic term ')
-    assert set(full) == set(without) == set(app.class_names(app.load(NAME))) and 'airplane' in full
+    assert set(full) == set(without) == set(class_names(load(NAME))) and 'airplane' in full
     assert sum(full.values()) == pytest.approx(1, abs=1e-5) and sum(without.values()) == pytest.approx(1, abs=1e-5)
     assert full != without
     assert view.size == evidence.size == (320, 320)
@@ -112,7 +113,7 @@ def test_an_answer(tmp_path):
 def test_files_that_cannot_be_shown_get_a_message(tmp_path, make, message):
     path = make(tmp_path / 'a.png')
     with pytest.raises(gr.Error, match=message):
-        app.classify(path and str(path), NAME)
+        classify(path and str(path), NAME)
 
 
 def test_large_files_are_refused_by_their_size(tmp_path):
@@ -152,9 +153,9 @@ def test_red_speaks_for_and_blue_against():
 
 def test_answers_at_the_same_time_are_those_of_one_after_the_other(tmp_path):
     pictures = [str(photograph(tmp_path / f'{index}.png', (90, 60 + 10 * index))) for index in range(4)]
-    alone = [app.classify(picture, NAME) for picture in pictures]
+    alone = [classify(picture, NAME) for picture in pictures]
     with ThreadPoolExecutor(4) as threads:
-        together = list(threads.map(lambda picture: app.classify(picture, NAME), pictures * 3))
+        together = list(threads.map(lambda picture: classify(picture, NAME), pictures * 3))
     for ours, expected in zip(together, alone * 3):
         assert ours[:3] == expected[:3]
         assert all(ours[index].tobytes() == expected[index].tobytes() for index in (3, 4))
@@ -163,17 +164,17 @@ def test_answers_at_the_same_time_are_those_of_one_after_the_other(tmp_path):
 def test_classes_of_one_name_are_kept_apart():
     model = timm.create_model('test_dit_resnet', num_classes=3)
     model.pretrained_cfg['label_names'] = ('crane', 'tench', 'crane')
-    assert app.class_names(model) == ['crane (0)', 'tench', 'crane (2)']
+    assert class_names(model) == ['crane (0)', 'tench', 'crane (2)']
 
 
 def test_a_term_that_is_not_trained():
     nothing = Explained(torch.tensor([0.1, 0.9]), torch.tensor([0.1, 0.9]), torch.zeros(4, 4))
-    assert app.sentence(nothing, ['no', 'yes']) == '**yes**. The quadratic term adds nothing: it is not trained.'
+    assert sentence(nothing, ['no', 'yes']) == '**yes**. The quadratic term adds nothing: it is not trained.'
 
 
 def test_an_answer_that_changes():
     changed = Explained(torch.tensor([0.1, 0.9]), torch.tensor([0.75, 0.25]), torch.ones(4, 4))
-    assert app.sentence(changed, ['no', 'yes']) == (
+    assert sentence(changed, ['no', 'yes']) == (
         '**yes**, 90.0 %. Without the quadratic term it would be **no**, 75.0 %.'
     )
 
@@ -183,7 +184,7 @@ def test_an_answer_that_changes():
     ('nobody', "timm.list_pretrained('dit_*') lists all"),
 ])
 def test_a_network_that_is_not_there(name, message, capsys):
-    assert app.main(['--models', name]) == 1
+    assert command_line.main(['page', '--models', name]) == 1
     assert message in capsys.readouterr().err
 
 
@@ -191,8 +192,15 @@ def test_a_port_that_is_taken(capsys):
     with socket.socket() as taken:
         taken.bind(('127.0.0.1', 0))
         taken.listen()
-        assert app.main(['--models', 'dit_resnet20', '--port', str(taken.getsockname()[1])]) == 1
+        assert command_line.main(['page', '--models', 'dit_resnet20', '--port', str(taken.getsockname()[1])]) == 1
     assert 'Here: --port and --host.' in capsys.readouterr().err
+
+
+def test_without_gradio_the_page_says_what_to_install(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, 'gradio', None)
+    monkeypatch.delitem(sys.modules, 'hub.page')
+    assert command_line.main(['page']) == 1
+    assert "needs gradio: pip install '.[space]'" in capsys.readouterr().err
 
 
 @pytest.fixture(scope='module')
@@ -203,7 +211,7 @@ def address():
         port = free.getsockname()[1]
     proxies = {name: 'http://127.0.0.1:9' for name in ('http_proxy', 'https_proxy')}
     process = subprocess.Popen(
-        [sys.executable, ROOT / 'hub' / 'space' / 'app.py', '--port', str(port)],
+        [sys.executable, '-m', 'hub', 'page', '--port', str(port)], cwd=ROOT,
         env={**os.environ, **proxies, 'no_proxy': '127.0.0.1,localhost', 'HF_HUB_OFFLINE': '1', 'OMP_NUM_THREADS': '1'},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )
@@ -261,7 +269,7 @@ def test_upload_click_answer(opened, tmp_path):
     opened.get_by_role('button', name='Classify').click()
     for name in ('view', 'evidence'):
         opened.locator(f'#{name} img').wait_for(timeout=60_000)
-    expected = app.classify(str(tmp_path / 'a.png'), NAME)[0].replace('**', '')
+    expected = classify(str(tmp_path / 'a.png'), NAME)[0].replace('**', '')
     assert expected in opened.inner_text('body')
     folder = os.environ.get('DIT_TIMM_SCREENSHOTS')
     if folder:

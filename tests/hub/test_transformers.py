@@ -13,10 +13,9 @@ pytest.importorskip('transformers', reason='transformers is not installed')
 pytestmark = pytest.mark.slow
 
 
-def test_transformers_loads_a_published_model(hub, client, exported, tmp_path):
-    hub.put('me/greys', {path.name: path.read_bytes() for path in exported.iterdir()})
+def test_transformers_loads_a_published_model(published, client, exported, tmp_path):
     Image.new('RGB', (32, 32), (90, 90, 90)).save(tmp_path / 'grey.png')
-    loaded = client(hub, '''
+    loaded = client(published, '''
         import json, sys, torch
         from safetensors.torch import load_file, save_file
         from transformers import AutoModelForImageClassification, pipeline

@@ -3,8 +3,9 @@
 from dataclasses import replace
 
 import pytest
-from client_code import FETCH, FILES, PUSH, asked, output
-from hub_server import Fault
+
+from .client_code import FETCH, FILES, PUSH, asked, output
+from .server import Fault
 
 pytestmark = pytest.mark.slow
 

@@ -6,15 +6,13 @@ import random
 import pytest
 import timm
 import torch
-from hub_server import Fault
+from fake_hub.server import Fault
 from safetensors.torch import load_file, save
 
 from dit_timm.pretrained import checked
 from dit_timm.pretrained.weight_files import weights_bytes
 
 pytestmark = pytest.mark.slow
-
-FILES = ['README.md', 'args.yaml', 'config.json', 'golden.safetensors', 'model.safetensors']
 
 LOAD = '''
     import sys, torch
@@ -30,12 +28,6 @@ LOAD = '''
         difference = (model(golden['input']) - golden['logits']).abs().max().item()
     print('loaded', difference, model.training)
 '''
-
-
-@pytest.fixture
-def published(hub, exported):
-    hub.put('me/greys', {name: (exported / name).read_bytes() for name in FILES}, tag='v1')
-    return hub
 
 
 @pytest.fixture
@@ -147,8 +139,8 @@ def test_fifty_random_faults_and_no_wrong_load(published, client, exported):
         time.sleep = lambda seconds: None
         from safetensors.torch import load_file
         import dit_timm
-        from dit_timm.models.checked import NoWeightsError
-        from dit_timm.models.weight_files import DamagedFileError
+        from dit_timm.pretrained.checked import NoWeightsError
+        from dit_timm.errors import DamagedFileError
         golden = load_file(sys.argv[1])
         for _ in range(50):
             with tempfile.TemporaryDirectory() as cache:

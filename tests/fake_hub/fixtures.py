@@ -1,4 +1,7 @@
-"""A Hub on this machine for each test, and the real client in a process of its own."""
+"""What tests of several folders share: a run, its export, a Hub for each test, the real client in a process of its own.
+
+Imports of the package wait for the test that needs them: `tests/conftest.py` names this module for all tests.
+"""
 
 import os
 import subprocess
@@ -7,30 +10,17 @@ import textwrap
 from pathlib import Path
 
 import pytest
-import torch
-from client_code import FILES
-from hub_server import HubServer
-from PIL import Image
 
-from dit_timm.cli import train
-from dit_timm.models._timm_private import TIMM_VERSION
-from hub import card
-from hub.export import export
-from hub.run import read_run
+from .server import HubServer
 
 
 @pytest.fixture(scope='session')
-def trained_run(tmp_path_factory):
+def trained_run(tmp_path_factory, write_greys_to):
     """The folder of a run that trained a small network on three shades of grey."""
+    from dit_timm.cli import train
+
     folder = tmp_path_factory.mktemp('trained')
-    generator = torch.Generator().manual_seed(0)
-    for split, count in (('train', 8), ('test', 4)):
-        for label in range(3):
-            images = folder / 'data' / split / f'class{label}'
-            images.mkdir(parents=True)
-            for index in range(count):
-                pixels = 80 * label + torch.randint(0, 40, (32, 32, 3), generator=generator)
-                Image.fromarray(pixels.to(torch.uint8).numpy()).save(images / f'{index}.png')
+    write_greys_to(folder / 'data', train=(8, 8, 8), test=(4, 4, 4))
     train.main([
         '--data-dir', str(folder / 'data'), '--model', 'test_dit_resnet', '--img-size', '32', '--batch-size', '6',
         '--workers', '0', '--epochs', '1', '--warmup-epochs', '0', '--lr', '0.01', '--val-fraction', '0.25',
@@ -42,12 +32,17 @@ def trained_run(tmp_path_factory):
 @pytest.fixture
 def exported(trained_run, tmp_path):
     """The run's folder, exported as me/greys."""
+    from dit_timm.models._timm_private import TIMM_VERSION
+    from hub.card import write_card
+    from hub.export import export
+    from hub.run import read_run
+
     if TIMM_VERSION < (1, 0, 31):
         pytest.skip('the export needs timm 1.0.31')
     folder = tmp_path / 'export'
     run = read_run(trained_run)
     export(run, folder, 'greys', 'mit')
-    card.write_card(run, folder, 'me/greys', 'shades of grey')
+    write_card(run, folder, 'me/greys', 'shades of grey')
     return folder
 
 
@@ -58,12 +53,10 @@ def hub():
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """A folder with the files to publish."""
-    for path, content in FILES.items():
-        (tmp_path / 'model' / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / 'model' / path).write_bytes(content)
-    return tmp_path / 'model'
+def published(hub, exported):
+    """A Hub that has the export as me/greys, with the tag v1."""
+    hub.put('me/greys', {path.name: path.read_bytes() for path in exported.iterdir()}, tag='v1')
+    return hub
 
 
 @pytest.fixture

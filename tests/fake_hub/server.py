@@ -23,7 +23,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import NamedTuple
 from urllib.parse import parse_qs, unquote
 
-from hub_repos import LICENCES, File, RefusalError, Repo, front_matter, is_lfs
+from .repos import LICENCES, File, RefusalError, Repo, front_matter, is_lfs
 
 
 class Request(NamedTuple):

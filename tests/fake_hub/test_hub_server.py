@@ -7,9 +7,10 @@ from urllib.error import HTTPError
 from urllib.request import Request as UrlRequest, urlopen
 
 import pytest
-from client_code import DOWNLOAD, FETCH, FILES, PUSH, VERIFY, asked, downloaded, output
-from hub_repos import Repo
-from hub_server import Fault, HubServer
+
+from .client_code import DOWNLOAD, FETCH, FILES, PUSH, VERIFY, asked, downloaded, output
+from .repos import Repo
+from .server import Fault, HubServer
 
 pytestmark = pytest.mark.slow
 

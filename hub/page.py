@@ -1,12 +1,9 @@
-"""A page that classifies a photograph with a Dit network and shows where its quadratic term spoke.
+"""Page: classifies a photograph with a Dit network and shows where its quadratic term spoke.
 
-`python hub/space/app.py` opens it on the weights that ship with dit_timm, without network; `--models` offers others.
-Needs the extra `space`.
+`python -m hub page` serves it, with the weights that ship with dit_timm and without network; `--models` offers others.
 """
 
-import argparse
 import functools
-import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -16,7 +13,6 @@ import gradio as gr
 import timm
 from gradio.data_classes import ImageData
 from gradio.utils import get_upload_folder
-from pictures import MAX_BYTES, coloured, read_picture, seen
 from PIL import Image
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset, resolve_data_config
 from timm.models import get_pretrained_cfg
@@ -25,7 +21,9 @@ from torch import nn
 from dit_timm import load_pretrained_checked
 from dit_timm.analysis.ablation import quadratic_terms
 from dit_timm.analysis.quadratic_map import Explained, explain
-from dit_timm.errors import InvalidInputError, UserError
+from dit_timm.errors import InvalidInputError, UnavailableError, UserError
+
+from .pictures import MAX_BYTES, coloured, read_picture, seen
 
 _ABOUT = """# Dendritic CNNs
 A Dit-CNN is a CNN in which one convolution also receives a weighted sum of products of its input channels. Upload a
@@ -151,32 +149,23 @@ def page(names: List[str]) -> gr.Blocks:
     return blocks
 
 
-def main(argv: Optional[List[str]] = None) -> int:
-    """Serve the page until interrupted; returns the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        '--models', nargs='+', metavar='NAME',
-        help='names of timm\'s registry (dit_resnet50.a1_in1k_init) or repositories on the Hub (OWNER/NAME) '
-             '(default: those whose weights ship with dit_timm)',
-    )
-    parser.add_argument('--host', default='127.0.0.1')
-    parser.add_argument('--port', type=int, default=7860)
-    args = parser.parse_args(argv)
-    names = args.models or shipped()
+def serve(names: Optional[List[str]], host: str, port: int) -> None:
+    """Serve the page until interrupted.
+
+    Args:
+        names: The networks that it offers, see `load`; those of `shipped` if None.
+        host: Address to serve on.
+        port: Its port.
+
+    Raises:
+        UserError: See `load`.
+        UnavailableError: The address or port cannot be had.
+    """
+    names = names or shipped()
+    for name in names:
+        load(name)
     try:
-        for name in names:
-            load(name)
-    except UserError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
-    try:
-        page(names).launch(server_name=args.host, server_port=args.port, max_file_size=MAX_BYTES)
+        page(names).launch(server_name=host, server_port=port, max_file_size=MAX_BYTES)
     except OSError as error:
         # gradio speaks of its own settings only.
-        print(f'error: {error} Here: --port and --host.', file=sys.stderr)
-        return 1
-    return 0
-
-
-if __name__ == '__main__':
-    sys.exit(main())
+        raise UnavailableError(f'{error} Here: --port and --host.') from error

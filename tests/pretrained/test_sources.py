@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from client_code import output
+from fake_hub.client_code import output
 from safetensors.torch import load_file
 
 from dit_timm.cli import predict, train, validate
@@ -131,15 +131,14 @@ MISSING = '''
 
 
 @pytest.mark.slow
-def test_repositories_on_the_hub(exported, trained_run, hub, client, tmp_path):
-    hub.put('me/greys', {path.name: path.read_bytes() for path in exported.iterdir()})
+def test_repositories_on_the_hub(published, trained_run, client, tmp_path):
     data, root = trained_run.parent / 'data', Path(__file__).parents[2]
     paths = dict(PYTHONPATH=root)
     assert output(client(
-        hub, SCRIPTS, data, tmp_path / 'out', data / 'test' / 'class0' / '0.png', **paths,
+        published, SCRIPTS, data, tmp_path / 'out', data / 'test' / 'class0' / '0.png', **paths,
     )) == 'done'
     options = yaml.safe_load((tmp_path / 'out' / 'run' / 'args.yaml').read_text())
     assert options['model'] == 'test_dit_resnet' and options['pretrained_from'] == 'hf-hub:me/greys'
-    ended = client(hub, MISSING, **paths)
+    ended = client(published, MISSING, **paths)
     assert ended.returncode == 2 and 'error: hf-hub:me/nothing: ' in ended.stderr
     assert 'no such repository' in ended.stderr and 'Traceback' not in ended.stderr
