@@ -51,15 +51,6 @@ _COLUMNS: Dict[str, List[_Column]] = {
         *_MEMORY,
         ('memory / base network', lambda ours, other: significant(ours['memory_base_ratio'])),
     ],
-    'training': [
-        ('network', lambda ours, other: ours['subject']),
-        ('batch', lambda ours, other: f'{ours["batch_size"]:.0f}'),
-        ('script', lambda ours, other: ours['implementation']),
-        ('seconds an epoch', lambda ours, other: significant(ours['median_s'])),
-        ('spread', lambda ours, other: percent(ours['spread'])),
-        ('time / bare loop', lambda ours, other: significant(ours['base_ratio'])),
-        ('spread of the ratio', lambda ours, other: percent(ours['base_ratio_spread'])),
-    ],
 }
 
 

@@ -20,7 +20,7 @@ _TEXT = (
 )
 _NUMBERS = (
     'busy', 'pixels', 'in_chs', 'out_chs', 'batch_size', 'img_size', 'rounds', 'median_s', 'spread', 'images_per_s',
-    'speedup', 'roofline_ratio', 'base_ratio', 'base_ratio_spread', 'peak_mib', 'memory_share', 'memory_base_ratio',
+    'speedup', 'roofline_ratio', 'base_ratio', 'peak_mib', 'memory_share', 'memory_base_ratio',
 )
 # Of less memory the measure knows too little for a ratio.
 _MIN_MIB = 1.
