@@ -11,7 +11,7 @@ from typing import List, Optional
 
 from dit_timm.cli.printing import set_up_printing
 from dit_timm.errors import UserError, message_of
-from dit_timm.results.pages import RESULTS, csv_tables, problems, write_pages
+from dit_timm.results.pages import RESULTS, csv_tables, make_pages
 from dit_timm.results.rows import read_rows
 
 ROOT = Path(__file__).parent.parent
@@ -34,15 +34,13 @@ def main(argv: Optional[List[str]] = None) -> int:
             # Only now: all else does without matplotlib.
             from dit_timm.results.plots import draw
             draw(read_rows(ROOT / RESULTS / 'runs.csv'), ROOT / RESULTS)
-        if not args.check:
-            write_pages(ROOT)
-        found = problems(ROOT)
+        problems = make_pages(ROOT, args.check)
     except (UserError, OSError) as error:
         print(f'error: {message_of(error)}', file=sys.stderr)
         return 1
-    for problem in found:
+    for problem in problems:
         print(f'error: {problem}', file=sys.stderr)
-    return bool(found)
+    return bool(problems)
 
 
 if __name__ == '__main__':

@@ -34,25 +34,27 @@ def pages(root: Path) -> Dict[Path, str]:
     }
 
 
-def write_pages(root: Path) -> None:
-    """Write the generated files; raises as `pages` does."""
+def make_pages(root: Path, check: bool = False) -> List[str]:
+    """Write the generated files, or compare them with what is there; raises as `pages` does.
+
+    Args:
+        root: The checkout.
+        check: Write nothing.
+
+    Returns:
+        What is out of date, and which of the pictures that the pages show are missing.
+    """
+    found = []
     for path, content in pages(root).items():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, content.encode())
-
-
-def problems(root: Path) -> List[str]:
-    """What is out of date or missing among the generated files and the pictures that they show; raises as `pages`."""
-    found = [
-        f'{path.relative_to(root)} is out of date: run {COMMAND}'
-        for path, content in pages(root).items() if not path.is_file() or path.read_text(encoding='utf-8') != content
-    ]
-    results = root / RESULTS
-    missing = [
-        file for name, table in tables_of(read_rows(results / 'runs.csv')) for file in pictures(name, table)
-        if not (results / file).is_file()
-    ]
-    return found + [f'{RESULTS / file} is missing: run {COMMAND} --plots' for file in missing]
+        if not check:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_file(path, content.encode())
+        elif not path.is_file() or path.read_text(encoding='utf-8') != content:
+            found.append(f'{path.relative_to(root)} is out of date: run {COMMAND}')
+    for name, table in tables_of(read_rows(root / RESULTS / 'runs.csv')):
+        missing = [file for file in pictures(name, table) if not (root / RESULTS / file).is_file()]
+        found += [f'{RESULTS / file} is missing: run {COMMAND} --plots' for file in missing]
+    return found
 
 
 def csv_tables(path: Path) -> str:

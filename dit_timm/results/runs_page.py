@@ -16,7 +16,7 @@ _BLOCK_ROWS = 4
 _NOTES = (
     'A = 0 after training is the trained network with its term taken away, without more training: it says how much the '
     'network relies on the term, not what the term is worth. Columns with a link are what others report for the plain '
-    'network, after training of their own.'
+    'network, after 164 epochs or more.'
 )
 
 

@@ -13,7 +13,6 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from dit_timm.analysis.statistics import paired, summary
 from dit_timm.cli import record, train, validate
 from dit_timm.pretrained.golden import TOLERANCE, golden_difference
 from dit_timm.results import pages, record as rows_of_runs
@@ -369,9 +368,7 @@ def test_pictures(results):
         assert Image.open(results / name).size[0] > 500
 
 
-def test_summaries(tmp_path):
-    assert str(summary([1.])) == '1.00' and str(summary([1., 3.])) == f'2.00 ± {2 ** 0.5:.2f}'
-    assert paired({'0': 2., '5': 1.}, {'0': 1., '7': 9.}).mean == 1 and paired({'0': 2.}, {'1': 1.}) is None
+def test_two_rows_of_a_seed_are_an_error(tmp_path):
     add_rows([row('dit', 3, 1, split='a'), row('dit', 3, 2, split='b')], tmp_path / 'runs.csv')
     twice = read_rows(tmp_path / 'runs.csv')
     with pytest.raises(ValueError, match='Two rows of dit_resnet20, dit, tiny.yaml have seed 3'):
