@@ -22,8 +22,6 @@ lint: $(VENV)/installed
 	$(BIN)/lint-imports
 	$(BIN)/basedpyright --pythonpath $(BIN)/python
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
-	$(BIN)/python scripts/model_table.py --check
-	$(BIN)/python scripts/benchmark_table.py --check
 	$(BIN)/python scripts/make_tables.py --check
 
 # timm's own tests of its models, run against ours. Needs the package index, for timm's source distribution.

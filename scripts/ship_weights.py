@@ -1,7 +1,7 @@
 """Put the weights of runs into the package: `python scripts/ship_weights.py RUN ... --tag TAG`.
 
-Writes, for each run, dit_timm/weights/<model>.<tag>.safetensors and its line in SHA256SUMS beside it; an input and what
-the network makes of it to tests/pretrained/golden; and a row of hub/results/shipped.csv: what scripts/validate.py
+Writes, for each run, dit_timm/weights/<model>.<tag>.safetensors and its line in SHA256SUMS beside it; an input and the
+network's outputs to tests/pretrained/golden; and a row of hub/results/shipped.csv: what scripts/validate.py
 says of the file as it is shipped, on the test split of the run. Weights with two or more dimensions are rounded to
 float16, hence another evaluation than the run's own.
 
@@ -9,30 +9,17 @@ The tag then needs an entry in `default_cfgs` of its model.
 """
 
 import argparse
-import hashlib
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional
+from typing import List, Optional
 
-import torch
 import yaml
 
-from dit_timm.cli import validate
-from dit_timm.data.splits import class_names, data_config, open_split
 from dit_timm.errors import InvalidInputError, UserError, message_of
-from dit_timm.files import write_file
-from dit_timm.pretrained.golden import make_golden
-from dit_timm.pretrained.weight_files import load_weights, read_weights, weights_bytes
 from dit_timm.printing import set_up_printing
-from dit_timm.training.environment import environment
-from dit_timm.training.logs import read_csv, write_csv
-from dit_timm.training.trained import classes_metadata, load_trained, result_on_test
+from dit_timm.results.ship import ship
 
 ROOT = Path(__file__).parent.parent
-WEIGHTS, GOLDEN = ROOT / 'dit_timm' / 'weights', ROOT / 'tests' / 'pretrained' / 'golden'
-SHIPPED = ROOT / 'hub' / 'results' / 'shipped.csv'
-# Of a run's options, those that say which images are its test split.
-_DATA = ('data_dir', 'dataset', 'dataset_download', 'class_map', 'input_key', 'target_key')
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -51,79 +38,11 @@ def main(argv: Optional[List[str]] = None) -> int:
             raise InvalidInputError(f'Name one run of a model; got {", ".join(names)}.')
         for run, options in runs.items():
             options['data_dir'] = args.data_dir or options['data_dir']
-            print(ship(run, options, args.tag, args.licence))
+            print(ship(run, options, args.tag, args.licence, ROOT))
     except (UserError, OSError) as error:
         print(f'error: {message_of(error)}', file=sys.stderr)
         return 1
     return 0
-
-
-def ship(run: Path, options: Mapping[str, Any], tag: str, licence: str) -> str:
-    """Ship the weights of a run.
-
-    Args:
-        run: Its folder.
-        options: Those that it was trained with.
-        tag: The pretrained tag.
-        licence: Of the weights.
-
-    Returns:
-        What was done, in a line.
-
-    Raises:
-        InvalidInputError: They are of another network than the name stands for, or were not tested.
-    """
-    if options['model_kwargs']:
-        raise InvalidInputError(f'{run} is not {options["model"]} as it is, but with {options["model_kwargs"]}.')
-    test_split = result_on_test(run)['split']
-    # Golden outputs are computed in float64, on the CPU.
-    args = argparse.Namespace(**{
-        **options, 'checkpoint': run / 'model.safetensors', 'pretrained': False, 'amp': False, 'device': 'cpu',
-    })
-    name = f'{args.model}.{tag}'
-    weights = rounded(read_weights(args.checkpoint))
-    names = class_names(open_split(args, test_split))
-    content = weights_bytes(weights, {'model': args.model, 'tag': tag, 'licence': licence, **classes_metadata(names)})
-    path = WEIGHTS / f'{name}.safetensors'
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_file(path, content)
-    _write_sums()
-    model = load_trained(args)
-    load_weights(model, read_weights(path), path)
-    GOLDEN.mkdir(parents=True, exist_ok=True)
-    golden = make_golden(model, data_config(args, model)['input_size'])
-    write_file(GOLDEN / path.name, weights_bytes(golden))
-    _write_row(name, path, test_split, options)
-    return f'{path}: {len(content) / 1e6:.2f} MB'
-
-
-def rounded(weights: Mapping[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
-    """Weights in float16, but vectors and scalars: variances of batch norms may leave its range."""
-    return {key: value.half() if value.ndim > 1 else value for key, value in weights.items()}
-
-
-def _write_sums() -> None:
-    lines = [
-        f'{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n'
-        for path in sorted(WEIGHTS.glob('*.safetensors'))
-    ]
-    write_file(WEIGHTS / 'SHA256SUMS', ''.join(lines).encode())
-
-
-def _write_row(name: str, path: Path, split: str, options: Mapping[str, Any]) -> None:
-    """Evaluate a file of weights as validate.py does with its defaults, whatever the run's precision and batches."""
-    args, = validate.parse_args(['--checkpoint', str(path)])
-    result = validate.validate(argparse.Namespace(**{
-        **vars(args), **{key: options[key] for key in _DATA}, 'val_split': split,
-    }))
-    facts = environment(args.device)
-    row = {
-        'weights': name, 'sha256': hashlib.sha256(path.read_bytes()).hexdigest(),
-        **{key: result[key] for key in ('split', 'images', 'loss', 'top1', 'top5')},
-        **{key: facts[key] for key in ('device', 'threads', 'torch', 'timm')},
-    }
-    kept = [other for other in read_csv(SHIPPED) if other['weights'] != name]
-    write_csv(sorted([*kept, row], key=lambda row: row['weights']), SHIPPED)
 
 
 if __name__ == '__main__':

@@ -7,29 +7,25 @@ from .results import OUT_OF_MEMORY, Row
 
 
 def significant(value: Optional[float], digits: int = 3) -> str:
-    """Write a number with so many significant digits and no exponent; empty for None."""
-    if value is None:
+    """Write a number with so many significant digits and no exponent; empty for None and NaN."""
+    if value is None or math.isnan(value):
         return ''
     places = digits - 1 - math.floor(math.log10(abs(value))) if value else 0
     return f'{round(value, places):,.{max(places, 0)}f}'
 
 
 def percent(share: Optional[float]) -> str:
-    """Write a share as a percentage; empty for None."""
-    return '' if share is None else f'{significant(100 * share, 2)} %'
+    """Write a share as a percentage; empty for None and NaN."""
+    return '' if share is None or math.isnan(share) else f'{significant(100 * share, 2)} %'
 
 
-def milliseconds(row: Optional[Row]) -> str:
-    """The median time of a row."""
-    if row is None:
-        return ''
+def milliseconds(row: Row) -> str:
+    """The median time of a row; empty where there is none."""
     return OUT_OF_MEMORY if row['status'] == OUT_OF_MEMORY else significant(1000 * row['median_s'])
 
 
-def peak(row: Optional[Row]) -> str:
-    """The peak extra memory of a row, in MiB."""
-    if row is None:
-        return ''
+def peak(row: Row) -> str:
+    """The peak extra memory of a row, in MiB; empty where there is none."""
     if row['status'] == OUT_OF_MEMORY:
         return OUT_OF_MEMORY
     # The measure counts pages of memory.

@@ -22,7 +22,7 @@ def dtype_of(precision: str) -> torch.dtype:
 
 
 class CheckFailedError(Exception):
-    """A implementation does not compute what it should, so that its time would mean nothing."""
+    """An implementation does not compute what it should, so that its time would mean nothing."""
 
 
 def expect_close(what: str, actual: torch.Tensor, truth: torch.Tensor, tolerance: float) -> None:

@@ -28,7 +28,7 @@ def compare(
 ) -> Dict[str, Dict[str, Result]]:
     """Measure the implementations.
 
-    Memory comes first: a implementation that runs out of it does so where it takes nobody along, and is not timed.
+    Memory comes first: an implementation that runs out of it does so where it takes nobody along, and is not timed.
 
     Args:
         runs: The implementations, all on one device.

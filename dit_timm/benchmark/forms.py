@@ -27,14 +27,14 @@ def materialised(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 
 def form(implementation: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
-    """The function of a implementation: 'ours' (the automatic backend), 'materialised', or a backend by name."""
+    """The function of an implementation: 'ours' (the automatic backend), 'materialised', or a backend by name."""
     if implementation == MATERIALISED:
         return materialised
     return partial(quadratic_form, backend=None if implementation == OURS else implementation)
 
 
 def backend_of(implementation: str, device: str, dtype: torch.dtype) -> str:
-    """The backend behind a implementation; empty where there is none."""
+    """The backend behind an implementation; empty where there is none."""
     if implementation == OURS:
         return available_backends(device, dtype)[0]
     return '' if implementation in (MATERIALISED, ROOFLINE, BASE) else implementation

@@ -26,12 +26,12 @@ import torch
 from .runs import Run
 
 MIB = 1 << 20
-_CHILD = 'from benchmarking.memory import child; child()'
+_CHILD = 'from dit_timm.benchmark.memory import child; child()'
 _CLEAR_REFS = Path('/proc/self/clear_refs')
 
 
 def peaks(run: Run) -> Dict[str, Optional[int]]:
-    """Measure every phase of a implementation.
+    """Measure every phase of an implementation.
 
     Args:
         run: The implementation.

@@ -38,7 +38,7 @@ def parse_args(description: str, argv: Optional[List[str]] = None) -> argparse.N
     parser.add_argument(
         '--memory', action=argparse.BooleanOptionalAction, default=True,
         help='measure memory too; on a CPU that takes a process of its own for each implementation, and only then does '
-             'a implementation that runs out of memory leave the others alone',
+             'an implementation that runs out of memory leave the others alone',
     )
     parser.add_argument('--csv', type=Path, metavar='FILE', help='write a row for each measurement')
     parser.add_argument('--plot', type=Path, metavar='FILE', help='draw the part scaling, as a PNG')

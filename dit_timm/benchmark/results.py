@@ -1,11 +1,12 @@
 """Measurements as rows: with their ratios, to a CSV and back."""
 
-import csv
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
 
+import pandas as pd
 import torch
 
+from ..errors import InvalidInputError
 from .compare import Result
 from .forms import BASE, MATERIALISED, ROOFLINE, backend_of
 from .memory import MIB
@@ -20,7 +21,7 @@ _TEXT = (
 )
 _NUMBERS = (
     'busy', 'pixels', 'in_chs', 'out_chs', 'batch_size', 'img_size', 'rounds', 'median_s', 'spread', 'images_per_s',
-    'speedup', 'roofline_ratio', 'base_ratio', 'base_ratio_spread', 'peak_mib', 'memory_share', 'memory_base_ratio',
+    'speedup', 'roofline_ratio', 'base_ratio', 'peak_mib', 'memory_share', 'memory_base_ratio',
 )
 # Of less memory the measure knows too little for a ratio.
 _MIN_MIB = 1.
@@ -76,18 +77,20 @@ def _ratio(value: Optional[float], reference: Optional[float]) -> Optional[float
 def write_rows(rows: List[Row], path: Path) -> None:
     """Write a CSV, in place of what was there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open('w', newline='') as file:
-        writer = csv.DictWriter(file, fieldnames=[*_TEXT, *_NUMBERS])
-        writer.writeheader()
-        for row in rows:
-            numbers = {name: f'{row[name]:.6g}' for name in _NUMBERS if row.get(name) is not None}
-            writer.writerow({**{name: row.get(name, '') for name in _TEXT}, **numbers})
+    pd.DataFrame(rows).reindex(columns=[*_TEXT, *_NUMBERS]).to_csv(path, index=False, float_format='%.6g')
 
 
-def read_rows(path: Path) -> List[Row]:
-    """Read a CSV that `write_rows` wrote; empty numbers are None."""
-    with path.open(newline='') as file:
-        rows: List[Row] = list(csv.DictReader(file))
-    for row in rows:
-        row.update({name: float(row[name]) if row.get(name) else None for name in _NUMBERS})
-    return rows
+def read_rows(path: Path) -> pd.DataFrame:
+    """Read a CSV that `write_rows` wrote; empty numbers are NaN, but no busy processes are 0.
+
+    Raises:
+        InvalidInputError: It is no such CSV.
+        OSError: There is no such file.
+    """
+    types = {**dict.fromkeys(_TEXT, str), **dict.fromkeys(_NUMBERS, float)}
+    try:
+        rows = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=dict.fromkeys(_NUMBERS, ''))
+        # Older files have no column of busy processes.
+        return rows.assign(busy=rows.get('busy', 0.)).fillna({'busy': 0.})[list(types)]
+    except (ValueError, KeyError) as error:
+        raise InvalidInputError(f'{path} is no CSV of measurements: {error}') from error

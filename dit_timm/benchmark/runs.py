@@ -1,10 +1,10 @@
-"""What a implementation is: something that runs one or more phases and can be built anew, also in another process."""
+"""What an implementation is: something that runs one or more phases and can be built again, also in another process."""
 
 from typing import Any, Callable, NamedTuple, Protocol, Tuple
 
 
 class Work(NamedTuple):
-    """One phase of a implementation, its inputs allocated and touched.
+    """One phase of an implementation, its inputs allocated and touched.
 
     Attributes:
         function: The work itself; what it returns is dropped.
@@ -17,7 +17,7 @@ class Work(NamedTuple):
 
 
 class Run(Protocol):
-    """A implementation at one size. It can be pickled; `build` makes what cannot.
+    """An implementation at one size. It can be pickled; `build` makes what cannot.
 
     Attributes:
         device: Where it runs.

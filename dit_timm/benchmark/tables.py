@@ -21,7 +21,7 @@ _MEMORY: _Columns = [
     ('of materi-\nalised', lambda row: percent(row['memory_share'])),
 ]
 _COLUMNS: Dict[str, _Columns] = {
-    'op': [*_TIME, ('time /\nfloor', lambda row: significant(row['roofline_ratio'])), *_MEMORY],
+    'op': [*_TIME, ('time /\nroofline', lambda row: significant(row['roofline_ratio'])), *_MEMORY],
     'model': [
         *_TIME,
         ('images\n/ s', lambda row: significant(row['images_per_s'])),

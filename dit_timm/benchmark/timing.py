@@ -66,7 +66,7 @@ def _light_collections() -> Iterator[None]:
 
 
 def seconds_of(work: Work, repeats: int, device: str) -> float:
-    """Time some calls of a implementation, as if `scale` were one; returns the seconds of each."""
+    """Time some calls of an implementation, as if `scale` were one; returns the seconds of each."""
     # What the one before left behind must not be cleared away, or waited for, on the clock of this one.
     gc.collect()
     _synchronize(device)

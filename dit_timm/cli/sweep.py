@@ -1,7 +1,7 @@
 """Train many networks, variants and seeds: `python scripts/sweep.py SWEEP.yaml --data-dir DIR`.
 
 The file says what is trained, in order of priority (see scripts/sweeps and training/sweep.py). Each run is what
-scripts/train.py would make of the same options, and leaves the same folder, so that validate.py, record_run.py and
+scripts/train.py would make of the same options, and leaves the same folder, so that dit-validate, dit-record and
 `python -m hub` work on it. On a GPU many are trained at once (`--together`), on a CPU one after the other; to use more
 cores, start the command once more: two processes never train the same run.
 
@@ -11,6 +11,7 @@ others go on. With `--minutes` it trains as many whole runs as fit, by the speed
 
 import argparse
 import copy
+import shlex
 import sys
 from pathlib import Path
 from typing import Dict, List, Optional
@@ -23,11 +24,11 @@ from rich.text import Text
 from timm.utils import setup_default_logging
 
 from ..analysis.costs import count_costs
+from ..analysis.statistics import paired, summary
 from ..data.resident import ResidentSplits
 from ..errors import InvalidInputError, MissingFileError, message_of
 from ..printing import set_up_printing
 from ..results.differences import differences
-from ..results.rows import paired, summary
 from ..training.checkpoint import list_checkpoints
 from ..training.config import RECIPE, Parser, positive_int, recipe_text, sha256_of, words_of
 from ..training.interrupt import Interrupt
@@ -58,7 +59,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument(
         '--skip-recorded', type=Path, metavar='CSV',
-        help='leave out runs of which the CSV that record_run.py writes has a row, with the same recipe and options',
+        help='leave out runs of which the CSV that dit-record writes has a row, with the same recipe and options',
     )
     parser.add_argument('--dry-run', action='store_true', help='list the runs and how far they are')
     args = parser.parse_args(argv)
@@ -191,7 +192,9 @@ def print_results(runs: Runs) -> None:
             )
     if ended:
         Console().print(table)
-        print(f'To record them: python scripts/record_run.py --data {runs.sweep.data!r} {" ".join(ended)}')
+        # The module, since a checkout that is not installed has no console commands.
+        command = ['python', '-m', 'dit_timm.cli.record', '--data', runs.sweep.data, *ended]
+        print(f'To record them in {runs.args.output / "runs.csv"}: {shlex.join(command)}')
 
 
 def main(argv: Optional[List[str]] = None) -> int:

@@ -1,24 +1,29 @@
-"""Results of trained networks: a row of a CSV for each run, and evaluation of it."""
+"""Results of trained networks: a CSV with a row for each run, and the rows that make a table."""
 
-import math
-import statistics
+import re
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Tuple
 
-from scipy.stats import t as students_t
+import pandas as pd
 
 from ..errors import InvalidInputError
-from ..training.logs import read_csv, write_csv
+from ..files import write_file
 from ..training.variants import DIT, FROZEN, MLP, PLAIN, TRANSPOSED
-
-Row = Dict[str, str]
 
 COLUMNS = (
     'run', 'model', 'variant', 'tag', 'data', 'split', 'images', 'seed', 'epochs', 'epoch', 'chosen', 'recipe',
     'recipe_sha256', 'options', 'images_sha256', 'precision', 'device', 'threads', 'torch', 'timm', 'parameters',
     'top1', 'top5', 'loss', 'log',
 )
-# Of a trained Dit network: what is left of it with A = 0.
+# All others are text.
+_TYPES = {
+    **dict.fromkeys(COLUMNS, str), **dict.fromkeys(('images', 'seed', 'epochs', 'parameters'), int),
+    **dict.fromkeys(('top1', 'top5', 'loss'), float),
+}
+# What the rows of one table share, and what no two rows share.
+_TABLE = ['data', 'split', 'recipe', 'options']
+_IDENTITY = [*_TABLE, 'model', 'variant', 'seed']
+# Of a trained Dit network: what is left with A = 0.
 REMOVED = 'removed'
 # What the variants are called in tables, in their order.
 LABELS = {
@@ -29,92 +34,97 @@ LABELS = {
     TRANSPOSED: 'Dit, map transposed',
     MLP: '1x1 convolutions in place of the term',
 }
-_ORDER = tuple(LABELS)
 
 
-class Summary(NamedTuple):
-    """Some numbers.
+def read_rows(path: Path) -> pd.DataFrame:
+    """Read a CSV that `add_rows` wrote.
 
-    Attributes:
-        mean: Their mean.
-        deviation: Their standard deviation (n - 1); None of a single one.
-        count: How many there are.
+    Raises:
+        InvalidInputError: It is no such CSV.
+        OSError: There is no such file.
     """
-    mean: float
-    deviation: Optional[float]
-    count: int
-
-    @property
-    def margin(self) -> Optional[float]:
-        """Half the 95 % interval of the mean, by Student's t; None of a single number."""
-        if self.deviation is None:
-            return None
-        return float(students_t.ppf(0.975, self.count - 1)) * self.deviation / math.sqrt(self.count)
-
-    def interval(self) -> str:
-        """The mean with its sign, and the 95 % interval around it."""
-        if self.margin is None:
-            return f'{self.mean:+.2f}'
-        return f'{self.mean:+.2f} [{self.mean - self.margin:+.2f}, {self.mean + self.margin:+.2f}]'
-
-    def __str__(self) -> str:
-        return f'{self.mean:.2f}' if self.deviation is None else f'{self.mean:.2f} ± {self.deviation:.2f}'
-
-
-def summary(values: Iterable[float]) -> Summary:
-    """Summarise at least one number."""
-    values = list(values)
-    return Summary(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
+    try:
+        # Numbers through Python, which keeps every digit.
+        rows = pd.read_csv(path, dtype=str, keep_default_na=False).astype(_TYPES)
+    except (ValueError, KeyError) as error:
+        raise InvalidInputError(f'{path} is no CSV of runs: {error}') from error
+    unknown = sorted({*rows['variant']} - {*LABELS})
+    if unknown:
+        raise InvalidInputError(f'{path} has the variant {", ".join(unknown)}; there are {", ".join(LABELS)}.')
+    return rows
 
 
 def add_rows(rows: List[Dict[str, Any]], path: Path) -> None:
     """Put rows into a CSV, in place of those that say the same of what was trained and evaluated.
 
     Raises:
-        InvalidInputError: Their log has the name of another run's.
+        InvalidInputError: Their log has the name of another run's, or the CSV is none of runs.
     """
-    def identity(row: Dict[str, Any]) -> Tuple[str, ...]:
-        return tuple(str(row[name]) for name in ('data', 'model', 'variant', 'recipe', 'options', 'seed', 'split'))
-
-    new = {identity(row) for row in rows}
-    kept = [row for row in read_csv(path) if identity(row) not in new]
-    taken = {row['log'] for row in kept} & {row['log'] for row in rows}
+    new = pd.DataFrame([{name: row[name] for name in COLUMNS} for row in rows]).astype(_TYPES)
+    kept = read_rows(path) if path.is_file() else new[:0]
+    kept = kept[~_identities(kept).isin(_identities(new))]
+    taken = {*kept['log']} & {*new['log']}
     if taken:
         raise InvalidInputError(f'{path} has another run with the log {taken.pop()}: rename the folder of one.')
-    every = [*kept, *({name: str(row[name]) for name in COLUMNS} for row in rows)]
+    every = pd.concat([kept, new]).sort_values(
+        ['data', 'recipe', 'parameters', 'variant', 'seed'], kind='stable',
+        key=lambda column: column.map(list(LABELS).index) if column.name == 'variant' else column,
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_csv(sorted(every, key=_order), path)
+    write_file(path, every.to_csv(index=False).encode())
 
 
-def _order(row: Row) -> Tuple:
-    return row['data'], row['recipe'], int(row['parameters']), _ORDER.index(row['variant']), int(row['seed'])
+def _identities(rows: pd.DataFrame) -> pd.MultiIndex:
+    return pd.MultiIndex.from_frame(rows[_IDENTITY])
 
 
-def by_seed(rows: Iterable[Row], value: str = 'top1') -> Dict[str, float]:
+def tables_of(rows: pd.DataFrame) -> Iterator[Tuple[str, pd.DataFrame]]:
+    """The rows of each table, with a name for its pictures.
+
+    Raises:
+        InvalidInputError: Runs that should be one table are not comparable.
+    """
+    for key, members in rows.groupby(_TABLE, sort=False):
+        first = members.iloc[0]
+        if members['recipe_sha256'].nunique() > 1:
+            raise InvalidInputError(
+                f'Runs with {first["recipe"]} on {first["data"]} were recorded with different contents of the recipe: '
+                f'record all of them again, or name the new recipe otherwise.'
+            )
+        if members['images_sha256'].nunique() > 1:
+            raise InvalidInputError(f'Runs with {first["recipe"]} on {first["data"]} were trained on different images.')
+        name = '_'.join(filter(None, (slug(part.removesuffix('.yaml')) for part in key)))
+        yield name, members
+
+
+def pictures(name: str, table: pd.DataFrame) -> Dict[str, pd.DataFrame]:
+    """The rows in each picture of a table, by the name of the file: one of each network, one of all that there are.
+
+    Args:
+        name: The table's.
+        table: Its rows.
+    """
+    trained = table[table['variant'] != REMOVED]
+    files = {f'{name}_{model}.png': members for model, members in trained.groupby('model', sort=False)}
+    # Of one network there is nothing to see.
+    return {**files, f'{name}_parameters.png': trained} if len(files) > 1 else files
+
+
+def by_seed(rows: pd.DataFrame, column: str = 'top1') -> Dict[int, float]:
     """A number of each row by its seed.
 
     Raises:
         InvalidInputError: Two rows have the same seed.
     """
-    numbers: Dict[str, float] = {}
-    for row in rows:
-        if row['seed'] in numbers:
-            raise InvalidInputError(
-                f'Two rows of {row["model"]}, {row["variant"]}, {row["recipe"]} have seed {row["seed"]}.'
-            )
-        numbers[row['seed']] = float(row[value])
-    return numbers
+    twice = rows[rows['seed'].duplicated()]
+    if len(twice):
+        row = twice.iloc[0]
+        raise InvalidInputError(
+            f'Two rows of {row["model"]}, {row["variant"]}, {row["recipe"]} have seed {row["seed"]}.'
+        )
+    return dict(zip(rows['seed'], rows[column]))
 
 
-def paired(ours: Dict[str, float], theirs: Dict[str, float]) -> Optional[Summary]:
-    """The differences of runs with the same seed; None if there are none."""
-    seeds = sorted(ours.keys() & theirs.keys())
-    return summary(ours[seed] - theirs[seed] for seed in seeds) if seeds else None
-
-
-def groups(rows: Iterable[Row], key: Callable[[Row], Any]) -> Dict[Any, List[Row]]:
-    """Rows by a key, in the order in which the keys come."""
-    found: Dict[Any, List[Row]] = {}
-    for row in rows:
-        found.setdefault(key(row), []).append(row)
-    return found
+def slug(text: str) -> str:
+    """Text as part of the name of a file."""
+    return re.sub(r'[^a-z0-9.]+', '_', text.lower()).strip('_')

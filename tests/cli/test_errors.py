@@ -3,10 +3,9 @@
 import re
 
 import pytest
-import record_run
 import torch
 
-from dit_timm.cli import predict, sweep, train, validate
+from dit_timm.cli import predict, record, sweep, train, validate
 from dit_timm.errors import DamagedFileError, InvalidInputError, MissingFileError, UserError, message_of
 from dit_timm.pretrained.checked import NoWeightsError
 from hub import __main__ as hub_commands
@@ -18,7 +17,7 @@ COMMANDS = {
     'validate': (validate, 'validate', ['--pretrained', '--model', 'dit_resnet20']),
     'predict': (predict, 'load_trained', ['x.png', '--pretrained']),
     'sweep': (sweep, 'read_sweep', ['x.yaml', '--device', 'cpu']),
-    'record_run': (record_run, 'rows_of', ['x', '--data', 'x']),
+    'record': (record, 'rows_of', ['x', '--data', 'x']),
     'hub': (hub_commands, 'read_run', ['card', 'x', '--out', 'x', '--repo-id', 'me/x', '--data', 'x']),
 }
 

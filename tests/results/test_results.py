@@ -1,4 +1,4 @@
-"""scripts/record_run.py and scripts/make_tables.py: from runs to a CSV, tables and pictures."""
+"""From runs to a CSV, from CSVs to pages, tables and pictures, and from runs to weights that ship."""
 
 import csv
 import hashlib
@@ -6,8 +6,6 @@ import statistics
 
 import make_tables
 import pytest
-import readme_block
-import record_run
 import ship_weights
 import timm
 import torch
@@ -15,9 +13,10 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from dit_timm.cli import train, validate
+from dit_timm.cli import record, train, validate
 from dit_timm.pretrained.golden import TOLERANCE, golden_difference
-from dit_timm.results.rows import COLUMNS, add_rows, by_seed, paired, summary
+from dit_timm.results import pages, record as rows_of_runs
+from dit_timm.results.rows import COLUMNS, add_rows, by_seed, read_rows
 from dit_timm.training.environment import environment
 from dit_timm.training.logs import read_csv, write_csv
 from dit_timm.training.variants import dit_network
@@ -57,8 +56,8 @@ def recipe_sha256(text):
 
 
 def test_the_recipes_of_the_recorded_runs_have_not_changed():
-    recipes = make_tables.RESULTS.parent.parent / 'scripts' / 'recipes'
-    rows = read_csv(make_tables.RESULTS / 'runs.csv')
+    recipes = make_tables.ROOT / 'scripts' / 'recipes'
+    rows = read_csv(make_tables.ROOT / pages.RESULTS / 'runs.csv')
     assert rows
     for name, recorded in {(row['recipe'], row['recipe_sha256']) for row in rows}:
         assert recorded == recipe_sha256((recipes / name).read_text()), name
@@ -73,7 +72,7 @@ def test_rows_of_runs(trained, tmp_path):
         trained('transposed', '--seed', '3', '--variant', 'transposed', '--lr', '0.01'),
     ]
     command = [*map(str, runs), '--data', 'greys', '--csv', str(table)]
-    assert record_run.main(command) == 0
+    assert record.main(command) == 0
     rows = {row['variant']: row for row in read_csv(table)}
     assert set(rows) == {'dit', 'removed', 'plain', 'frozen', 'transposed'}
     facts = environment('cpu')
@@ -91,7 +90,7 @@ def test_rows_of_runs(trained, tmp_path):
     assert float(rows['dit']['loss']) == pytest.approx(float(test['loss']), abs=1e-6)
     # Once more: the rows are replaced, not doubled. The recipe is the one that the runs began with.
     trained.recipe.write_text('lr: 7\n')
-    assert record_run.main(command) == 0
+    assert record.main(command) == 0
     again = read_csv(table)
     assert len(again) == 5 and {row['variant']: row for row in again} == rows
 
@@ -104,8 +103,8 @@ def test_a_run_of_another_machine(trained, tmp_path):
     options = yaml.safe_load((run / 'args.yaml').read_text())
     (run / 'args.yaml').write_text(yaml.safe_dump({**options, 'device': 'cuda'}))
     command = [str(run), '--data', 'greys', '--csv', str(table), '--device', 'cpu']
-    assert record_run.main(command) == 1
-    assert record_run.main([*command, '--data-dir', str(elsewhere)]) == 0
+    assert record.main(command) == 1
+    assert record.main([*command, '--data-dir', str(elsewhere)]) == 0
     dit, removed = read_csv(table)
     # Another number of processes makes other batches: not a run for the same row.
     assert dit['options'] == removed['options'] == 'processes=4' and dit['split'] == removed['split'] == 'test'
@@ -114,11 +113,20 @@ def test_a_run_of_another_machine(trained, tmp_path):
 
 
 def test_only_a_dit_network_is_evaluated_again(trained, tmp_path, monkeypatch):
-    monkeypatch.delattr(record_run, 'evaluate')
+    monkeypatch.delattr(rows_of_runs, 'evaluate')
     for variant in 'plain', 'transposed', 'frozen', 'mlp':
         run = trained(variant, '--epochs', '1', '--variant', variant)
-        assert record_run.main([str(run), '--data', 'greys', '--csv', str(tmp_path / 'runs.csv')]) == 0
+        assert record.main([str(run), '--data', 'greys', '--csv', str(tmp_path / 'runs.csv')]) == 0
     assert len(read_csv(tmp_path / 'runs.csv')) == 4
+
+
+def test_rows_go_beside_the_run_by_default(trained, monkeypatch, capsys):
+    run = trained('plain', '--epochs', '1', '--variant', 'plain')
+    monkeypatch.chdir(run)
+    assert record.main(['.', '--data', 'greys', '--device', 'cpu']) == 0
+    assert f'written to {run.parent / "runs.csv"}' in capsys.readouterr().out
+    row, = read_csv(run.parent / 'runs.csv')
+    assert (run.parent / row['log']).is_file()
 
 
 def test_a_network_of_timm_is_the_plain_twin():
@@ -129,7 +137,7 @@ def test_a_network_of_timm_is_the_plain_twin():
 
 def test_the_row_without_the_term_is_that_of_the_network_without_it(trained, tmp_path):
     run, table = trained('dit'), tmp_path / 'runs.csv'
-    assert record_run.main([str(run), '--data', 'greys', '--csv', str(table)]) == 0
+    assert record.main([str(run), '--data', 'greys', '--csv', str(table)]) == 0
     removed, = (row for row in read_csv(table) if row['variant'] == 'removed')
     model = timm.create_model('dit_resnet20', num_classes=3).eval()
     weights = load_file(run / 'model.safetensors')
@@ -152,14 +160,14 @@ def test_the_row_without_the_term_is_that_of_the_network_without_it(trained, tmp
 
 def test_runs_that_say_too_little_are_refused(trained, tmp_path, capsys):
     table = ['--data', 'greys', '--csv', str(tmp_path / 'runs.csv')]
-    assert record_run.main([str(tmp_path), *table]) == 1
+    assert record.main([str(tmp_path), *table]) == 1
     assert 'no folder of a run that has ended: it has no args.yaml' in capsys.readouterr().err
     run = trained('dit', '--epochs', '1', '--test-split', 'train')
     write_csv(read_csv(run / 'results.csv')[:1], run / 'results.csv')
-    assert record_run.main([str(run), *table]) == 1
+    assert record.main([str(run), *table]) == 1
     assert 'has no result on a test split' in capsys.readouterr().err
     (run / 'recipe.yaml').unlink()
-    assert record_run.main([str(run), *table]) == 1
+    assert record.main([str(run), *table]) == 1
     assert 'has no recipe.yaml: it followed no recipe' in capsys.readouterr().err
     assert not (tmp_path / 'runs.csv').exists()
 
@@ -174,19 +182,39 @@ def row(variant, seed, top1, **values):
 
 @pytest.fixture
 def results(tmp_path, monkeypatch):
-    """Three seeds of two variants, out of order, and one of a third."""
-    monkeypatch.setattr(make_tables, 'RESULTS', tmp_path)
+    """The folder of the CSVs in a checkout: three seeds of two variants, out of order, and one of a third."""
+    monkeypatch.setattr(make_tables, 'ROOT', tmp_path)
+    monkeypatch.setattr(pages, 'model_page', lambda: 'models')
+    folder = tmp_path / pages.RESULTS
     rows = [row('dit', 2, 91), row('dit', 0, 90), row('plain', 1, 89), row('plain', 0, 88), row('dit', 1, 92),
             row('plain', 2, 90), row('removed', 0, 50)]
-    add_rows(rows, tmp_path / 'runs.csv')
-    (tmp_path / 'logs').mkdir()
+    add_rows(rows, folder / 'runs.csv')
+    (folder / 'logs').mkdir()
     for name in {made['log'] for made in rows}:
-        (tmp_path / name).write_text('epoch,eval_top1\n0,50\n1,60\n')
-    return tmp_path
+        (folder / name).write_text('epoch,eval_top1\n0,50\n1,60\n')
+    (folder / 'published.csv').write_text('data,model,source,top1,url\n')
+    (tmp_path / 'README.md').write_text(
+        'before\n<!-- results: generated by python scripts/make_tables.py -->\n<!-- /results -->\nafter\n'
+    )
+    return folder
+
+
+def page_of(results):
+    """What the page of trained networks says, once it is written."""
+    assert make_tables.main(['--plots']) == 0
+    return (results / 'README.md').read_text()
+
+
+def answer_of(results):
+    """The lines of the README's block."""
+    assert make_tables.main(['--plots']) == 0
+    before, *block, after = (results.parent.parent / 'README.md').read_text().splitlines()
+    assert (before, after) == ('before', 'after')
+    return block[1:-1]
 
 
 def test_the_table_pairs_runs_by_seed(results):
-    lines = make_tables.tables().splitlines()
+    lines = [line for line in page_of(results).splitlines() if line.startswith(('**greys.', '|'))]
     differences = [90 - 88, 92 - 89, 91 - 90]
     # Student's t with two degrees of freedom leaves 2.5 % above 4.3027, as tables of it say.
     margin = 4.3027 * statistics.stdev(differences) / 3 ** 0.5
@@ -197,11 +225,14 @@ def test_the_table_pairs_runs_by_seed(results):
         ['Dit, A = 0 after training', '0.300', '1', '50.00', '-38.00'],
     ]
     assert 'Seeds 0, 1, 2' in lines[0] and '(15 images) is read once for a trained network' in lines[0]
-    assert make_tables.answer() == (
+    sentence, _, *table = answer_of(results)
+    assert sentence == (
         '**Does the term help?** greys, dit_resnet20 after 2 epochs: 91.00 % top-1 with the term, 89.00 % for the same '
         f'network without it, in 3 pairs of runs: {interval} points (95 % interval). The interval includes zero: no '
         'effect is shown.'
     )
+    assert sentence in page_of(results)
+    assert table[2:] == [f'| greys | dit_resnet20 | 2 | 3 | 89.00 ± 1.00 | 91.00 ± 1.00 | {interval} |']
 
 
 @pytest.mark.parametrize('gains, verdict', [
@@ -216,19 +247,24 @@ def test_the_answer_is_what_the_interval_says(results, gains, verdict):
             row('plain', seed, 90, epochs=160, recipe='long.yaml', log=f'logs/long{seed}.csv'),
             row('dit', seed, 90 + gain, epochs=160, recipe='long.yaml', log=f'logs/long-dit{seed}.csv'),
         ], results / 'runs.csv')
-    assert 'after 160 epochs: ' in make_tables.answer() and 'in 3 pairs' in make_tables.answer()
-    assert make_tables.answer().endswith(verdict)
     add_rows([row('dit', 0, 99, data='alone', log='logs/alone.csv')], results / 'runs.csv')
-    assert 'alone' not in make_tables.answer()
+    for name in {made['log'] for made in read_csv(results / 'runs.csv')}:
+        (results / name).write_text('epoch,eval_top1\n0,50\n')
+    sentence, _, *table = answer_of(results)
+    assert 'after 160 epochs: ' in sentence and 'in 3 pairs' in sentence and sentence.endswith(verdict)
+    # One run is no answer.
+    assert [line.split(' | ')[:3] for line in table[2:]] == [
+        ['| greys', 'dit_resnet20', '160'], ['| greys', 'dit_resnet20', '2'],
+    ]
 
 
 def test_what_others_report_stands_beside_the_plain_networks(results):
     write_csv([
-        {'data': 'greys', 'model': 'dit_resnet20', 'source': 'Others', 'top1': '91.25'},
-        {'data': 'whites', 'model': 'dit_resnet20', 'source': 'Strangers', 'top1': '1.00'},
+        {'data': 'greys', 'model': 'dit_resnet20', 'source': 'Others', 'top1': '91.20', 'url': 'https://a.b'},
+        {'data': 'whites', 'model': 'dit_resnet20', 'source': 'Strangers', 'top1': '1.00', 'url': 'https://c.d'},
     ], results / 'published.csv')
-    *_, headings, _, plain, dit, removed = make_tables.tables().splitlines()
-    assert headings.endswith('| loss | Others: top-1 (%) |') and plain.endswith('| 91.25 |')
+    headings, _, plain, dit, removed = (line for line in page_of(results).splitlines() if line.startswith('|'))
+    assert headings.endswith('| loss | [Others](https://a.b): top-1 (%) |') and plain.endswith('| 91.20 |')
     assert dit.endswith('|  |') and removed.endswith('|  |')
 
 
@@ -241,19 +277,57 @@ def test_runs_on_different_images_make_no_table(results, capsys):
 def test_every_machine_is_named_once(results):
     for seed, devices in enumerate(('A', 'B; C', 'A; B')):
         add_rows([row('plain', seed, 90, data='others', device=devices, log=f'logs/{seed}.csv')], results / 'runs.csv')
-    assert 'float32, A, B and C, torch' in make_tables.tables()
+        (results / 'logs' / f'{seed}.csv').write_text('epoch,eval_top1\n0,50\n')
+    assert 'float32, A, B and C, torch' in page_of(results)
 
 
-def test_a_table_out_of_date_is_an_error(results, tmp_path, monkeypatch):
-    readme = tmp_path / 'README.md'
-    readme.write_text(''.join(
-        f'<!-- {name}: generated by scripts/make_tables.py -->\n<!-- /{name} -->\n' for name in ('answer', 'results')
-    ))
-    monkeypatch.setattr(readme_block, 'README', readme)
+def test_what_is_out_of_date_is_an_error(results, capsys):
+    root = results.parent.parent
     assert make_tables.main(['--check']) == 1
-    assert make_tables.main([]) == 0 and make_tables.main(['--check']) == 0
+    printed = capsys.readouterr().err.splitlines()
+    files = 'docs/models.md', 'hub/results/README.md', 'hub/results/benchmarks.md', 'README.md'
+    assert printed == [
+        *(f'error: {name} is out of date: run python scripts/make_tables.py' for name in files),
+        'error: hub/results/greys_test_tiny_dit_resnet20.png is missing: run python scripts/make_tables.py --plots',
+    ]
+    assert not (root / 'docs').exists()
+    assert make_tables.main([]) == 1
+    assert capsys.readouterr().err.splitlines() == printed[-1:]
+    assert make_tables.main(['--plots']) == 0 and make_tables.main(['--check']) == 0
+    for name in files:
+        (root / name).write_text((root / name).read_text() + 'more')
+        # What stands around the README's block is not generated.
+        assert make_tables.main(['--check']) == (name != 'README.md')
+        assert make_tables.main([]) == 0
     add_rows([row('dit', 0, 90.5)], results / 'runs.csv')
     assert make_tables.main(['--check']) == 1
+    (root / 'README.md').write_text('nothing')
+    capsys.readouterr()
+    assert make_tables.main([]) == 1
+    assert 'README.md must have the lines <!-- results: ' in capsys.readouterr().err
+
+
+def test_generated_files_are_up_to_date():
+    assert make_tables.main(['--check']) == 0
+
+
+def test_tables_of_ones_own(results, tmp_path, capsys):
+    page = page_of(results)
+    before = {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()}
+    capsys.readouterr()
+    assert make_tables.main(['--csv', str(results / 'runs.csv')]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith('**Does the term help?** greys') and printed.count('| Dit |') == 1
+    assert all(part in page for part in printed.split('\n\n'))
+    assert make_tables.main(['--csv', str(results / 'published.csv')]) == 1
+    assert 'published.csv is no CSV of runs: ' in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in tmp_path.rglob('*') if path.is_file()} == before
+    text = (results / 'runs.csv').read_text()
+    for wrong, message in ((text.replace(',removed,', ',magic,'), 'has the variant magic; there are plain, dit, '),
+                           (text.replace(',300000,', ',many,'), 'is no CSV of runs: '), ('', 'is no CSV of runs: ')):
+        (tmp_path / 'mine.csv').write_text(wrong)
+        assert make_tables.main(['--csv', str(tmp_path / 'mine.csv')]) == 1
+        assert message in capsys.readouterr().err
 
 
 def test_runs_of_another_kind_are_kept_apart(results, capsys):
@@ -263,18 +337,17 @@ def test_runs_of_another_kind_are_kept_apart(results, capsys):
     ], results / 'runs.csv')
     for name in 'abc':
         (results / 'logs' / f'{name}.csv').write_text('epoch,eval_top1\n0,50\n')
-    text = make_tables.tables()
+    text = page_of(results)
     assert text.count('| network |') == 4 and '| Dit | 0.300 | 3 | 91.00 ± 1.00 |' in text
-    assert make_tables.main(['--plots']) == 0
     for name in 'greys_test_tiny_lr_9', 'whites_test_tiny', 'greys_another_tiny':
-        assert (results / f'{name}_dit_resnet20.png').exists()
+        assert (results / f'{name}_dit_resnet20.png').exists() and f']({name}_dit_resnet20.png)' in text
     # The log of another run is not written over.
     with pytest.raises(ValueError, match='another run with the log logs/a.csv: rename'):
         add_rows([row('plain', 7, 10, log='logs/a.csv')], results / 'runs.csv')
     # Two recipes of one name make no mean.
     add_rows([row('plain', 7, 10, recipe_sha256='other')], results / 'runs.csv')
     assert make_tables.main(['--check']) == 1
-    assert 'recorded with different contents of it' in capsys.readouterr().err
+    assert 'recorded with different contents of the recipe' in capsys.readouterr().err
 
 
 def test_pictures(results):
@@ -295,11 +368,11 @@ def test_pictures(results):
         assert Image.open(results / name).size[0] > 500
 
 
-def test_summaries():
-    assert str(summary([1.])) == '1.00' and str(summary([1., 3.])) == f'2.00 ± {2 ** 0.5:.2f}'
-    assert paired({'0': 2., '5': 1.}, {'0': 1., '7': 9.}).mean == 1 and paired({'0': 2.}, {'1': 1.}) is None
+def test_two_rows_of_a_seed_are_an_error(tmp_path):
+    add_rows([row('dit', 3, 1, split='a'), row('dit', 3, 2, split='b')], tmp_path / 'runs.csv')
+    twice = read_rows(tmp_path / 'runs.csv')
     with pytest.raises(ValueError, match='Two rows of dit_resnet20, dit, tiny.yaml have seed 3'):
-        by_seed([row('dit', 3, 1, split='a'), row('dit', 3, 2, split='b')])
+        by_seed(twice)
 
 
 def test_what_is_not_shipped(trained, capsys):
@@ -311,13 +384,13 @@ def test_what_is_not_shipped(trained, capsys):
 
 
 def test_weights_are_shipped_with_their_sum_their_golden_outputs_and_their_accuracy(trained, tmp_path, monkeypatch):
-    folder = tmp_path / 'shipped'
-    for name, place in (('WEIGHTS', 'weights'), ('GOLDEN', 'golden'), ('SHIPPED', 'shipped.csv')):
-        monkeypatch.setattr(ship_weights, name, folder / place)
+    monkeypatch.setattr(ship_weights, 'ROOT', tmp_path)
+    results = tmp_path / pages.RESULTS
+    results.mkdir(parents=True)
     run = trained('dit')
     assert ship_weights.main([str(run), '--tag', 'greys']) == 0
-    path = folder / 'weights' / 'dit_resnet20.greys.safetensors'
-    sums = (folder / 'weights' / 'SHA256SUMS').read_text()
+    path = tmp_path / 'dit_timm' / 'weights' / 'dit_resnet20.greys.safetensors'
+    sums = (path.parent / 'SHA256SUMS').read_text()
     assert sums == f'{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n'
     # As a user loads it: timm, and a file that a cfg names.
     overlay = {'file': str(path), 'num_classes': 3}
@@ -325,13 +398,14 @@ def test_weights_are_shipped_with_their_sum_their_golden_outputs_and_their_accur
     for key, value in load_file(run / 'model.safetensors').items():
         expected = value.half().float() if value.ndim > 1 else value
         assert torch.equal(model.state_dict()[key], expected), key
-    assert golden_difference(model, load_file(folder / 'golden' / path.name)) < TOLERANCE / 10
+    golden = load_file(tmp_path / 'tests' / 'pretrained' / 'golden' / path.name)
+    assert golden_difference(model, golden) < TOLERANCE / 10
     transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
     paths = sorted((trained.data / 'test').rglob('*.png'))
     with torch.no_grad():
         answers = [model(transform(Image.open(image).convert('RGB'))[None]).argmax().item() for image in paths]
     right = [answer == int(image.parent.name[-1]) for answer, image in zip(answers, paths)]
-    shipped, = read_csv(folder / 'shipped.csv')
+    shipped, = read_csv(results / 'shipped.csv')
     assert float(shipped['top1']) == pytest.approx(100 * sum(right) / len(right), abs=1e-4)
     assert shipped['images'] == '15' and shipped['device'] == environment('cpu')['device']
     assert shipped['sha256'] == sums[:64]

@@ -3,17 +3,17 @@
 import csv
 import hashlib
 import re
+import shlex
 import threading
 from pathlib import Path
 
 import pytest
-import record_run
 import torch
 import yaml
 from filelock import FileLock
 
 from dit_timm import errors
-from dit_timm.cli import sweep, train, validate
+from dit_timm.cli import record, sweep, train, validate
 from dit_timm.training import checkpoint, pool
 from dit_timm.training.interrupt import Interrupted, StopRequest
 from dit_timm.training.sweep import read_sweep
@@ -94,9 +94,10 @@ def test_runs_are_those_of_the_script_alone(call, greys, tmp_path, capsys):
     assert validate.main(['--checkpoint', *(str(tmp_path / 'out' / name) for name in ours)]) == 0
     evaluated = re.findall(r'top1=([\d.]+)', capsys.readouterr().out)
     assert evaluated == [f'{tops[name]:.3f}' for name in ours]
-    words = re.search(r'record_run\.py (.*)', out).group(1).replace("'", '').split()
-    assert record_run.main([*words, '--csv', str(tmp_path / 'runs.csv'), '--device', 'cpu']) == 0
-    with (tmp_path / 'runs.csv').open() as file:
+    table, command = re.search(r'To record them in (.*): python -m dit_timm\.cli\.record (.*)', out).groups()
+    assert record.main([*shlex.split(command), '--device', 'cpu']) == 0
+    assert Path(table) == tmp_path / 'out' / 'runs.csv'
+    with open(table) as file:
         rows = list(csv.DictReader(file))
     assert {(row['model'], row['variant'], row['seed']) for row in rows} == {
         ('test_dit_resnet', variant, seed) for variant in ('plain', 'dit', 'mlp', 'removed') for seed in '01'
@@ -108,7 +109,7 @@ def test_runs_are_those_of_the_script_alone(call, greys, tmp_path, capsys):
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / 'out').rglob('*') if path.name != 'lock'}
     assert call() == 0 and '0 to train' in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / 'out').rglob('*') if path.name != 'lock'} == before
-    assert call('--output', str(tmp_path / 'elsewhere'), '--skip-recorded', str(tmp_path / 'runs.csv')) == 0
+    assert call('--output', str(tmp_path / 'elsewhere'), '--skip-recorded', table) == 0
     assert '0 to train, 6 recorded' in capsys.readouterr().out
 
 

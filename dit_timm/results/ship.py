@@ -1,0 +1,93 @@
+"""Weights of runs into the package, each with its checksum, golden outputs and a row that says how good it is."""
+
+import argparse
+import hashlib
+from pathlib import Path
+from typing import Any, Dict, Mapping
+
+import torch
+
+from ..cli import validate
+from ..data.splits import class_names, data_config, open_split
+from ..errors import InvalidInputError
+from ..files import write_file
+from ..pretrained.golden import make_golden
+from ..pretrained.weight_files import load_weights, read_weights, weights_bytes
+from ..training.environment import environment
+from ..training.logs import read_csv, write_csv
+from ..training.trained import classes_metadata, load_trained, result_on_test
+
+# In a checkout.
+WEIGHTS, GOLDEN = Path('dit_timm', 'weights'), Path('tests', 'pretrained', 'golden')
+SHIPPED = Path('hub', 'results', 'shipped.csv')
+# Of a run's options, those that say which images are its test split.
+_DATA = ('data_dir', 'dataset', 'dataset_download', 'class_map', 'input_key', 'target_key')
+
+
+def ship(run: Path, options: Mapping[str, Any], tag: str, licence: str, root: Path) -> str:
+    """Ship the weights of a run.
+
+    Args:
+        run: Its folder.
+        options: Those that it was trained with.
+        tag: The pretrained tag.
+        licence: Of the weights.
+        root: The checkout.
+
+    Returns:
+        What was done, in a line.
+
+    Raises:
+        InvalidInputError: They are of another network than the name stands for, or were not tested.
+    """
+    if options['model_kwargs']:
+        raise InvalidInputError(f'{run} is not {options["model"]} as it is, but with {options["model_kwargs"]}.')
+    test_split = result_on_test(run)['split']
+    # Golden outputs are computed in float64, on the CPU.
+    args = argparse.Namespace(**{
+        **options, 'checkpoint': run / 'model.safetensors', 'pretrained': False, 'amp': False, 'device': 'cpu',
+    })
+    name = f'{args.model}.{tag}'
+    weights = rounded(read_weights(args.checkpoint))
+    names = class_names(open_split(args, test_split))
+    content = weights_bytes(weights, {'model': args.model, 'tag': tag, 'licence': licence, **classes_metadata(names)})
+    path = root / WEIGHTS / f'{name}.safetensors'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, content)
+    _write_sums(path.parent)
+    model = load_trained(args)
+    load_weights(model, read_weights(path), path)
+    golden = root / GOLDEN / path.name
+    golden.parent.mkdir(parents=True, exist_ok=True)
+    write_file(golden, weights_bytes(make_golden(model, data_config(args, model)['input_size'])))
+    _write_row(root / SHIPPED, name, path, test_split, options)
+    return f'{path}: {len(content) / 1e6:.2f} MB'
+
+
+def rounded(weights: Mapping[str, torch.Tensor]) -> Dict[str, torch.Tensor]:
+    """Weights in float16, but vectors and scalars: variances of batch norms may leave its range."""
+    return {key: value.half() if value.ndim > 1 else value for key, value in weights.items()}
+
+
+def _write_sums(folder: Path) -> None:
+    lines = [
+        f'{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n'
+        for path in sorted(folder.glob('*.safetensors'))
+    ]
+    write_file(folder / 'SHA256SUMS', ''.join(lines).encode())
+
+
+def _write_row(csv: Path, name: str, path: Path, split: str, options: Mapping[str, Any]) -> None:
+    """Evaluate a file of weights as validate.py does with its defaults, whatever the run's precision and batches."""
+    args, = validate.parse_args(['--checkpoint', str(path)])
+    result = validate.validate(argparse.Namespace(**{
+        **vars(args), **{key: options[key] for key in _DATA}, 'val_split': split,
+    }))
+    facts = environment(args.device)
+    row = {
+        'weights': name, 'sha256': hashlib.sha256(path.read_bytes()).hexdigest(),
+        **{key: result[key] for key in ('split', 'images', 'loss', 'top1', 'top5')},
+        **{key: facts[key] for key in ('device', 'threads', 'torch', 'timm')},
+    }
+    kept = [other for other in read_csv(csv) if other['weights'] != name]
+    write_csv(sorted([*kept, row], key=lambda row: row['weights']), csv)
