@@ -27,7 +27,7 @@ def runs_page(rows: pd.DataFrame, published: pd.DataFrame) -> str:
         rows: See `read_rows`.
         published: Top-1 of the plain networks that others report: data, model, source, top1, url.
     """
-    parts = [answer(rows)]
+    parts = ['## Does the term help?', answer(rows)]
     for name, members in tables_of(rows):
         parts.append(_table(members, published))
         parts += [
@@ -80,8 +80,8 @@ def _sentence(pair: dict) -> str:
     low, high = difference.mean - difference.margin, difference.mean + difference.margin
     verdict = 'It helps.' if low > 0 else 'It hurts.' if high < 0 else 'The interval includes zero: no effect is shown.'
     return (
-        f'**Does the term help?** {pair["data"]}, {pair["model"]} after {epochs}: {pair["with"].mean:.2f} % top-1 with '
-        f'the term, {pair["without"].mean:.2f} % for the same network without it, in {difference.count} pairs of runs: '
+        f'{pair["data"]}, {pair["model"]} after {epochs}: {pair["with"].mean:.2f} % top-1 with the term, '
+        f'{pair["without"].mean:.2f} % for the same network without it, in {difference.count} pairs of runs: '
         f'{difference.interval()} points (95 % interval). {verdict}'
     )
 
