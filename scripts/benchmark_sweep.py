@@ -50,14 +50,14 @@ def measure(args: argparse.Namespace, together: int, resident: ResidentSplits, f
     jobs = [_job(args, number, resident, folder / str(number)) for number in range(together)]
     for job in jobs:
         job.stream = torch.cuda.Stream() if on_gpu else None
-    steps = min(job.trainer.epochs * job.trainer.sampler.batches for job in jobs)
+    steps = min(job.run.epochs * job.run.sampler.batches for job in jobs)
     if steps <= args.turns + _WARMUP_TURNS:
         raise SystemExit(f'error: a run of {args.recipe} has {steps} steps: lower --turns, {args.turns}.')
-    batches = {job: next(iter(job.trainer.train_batches)) for job in jobs}
+    batches = {job: next(iter(job.run.train_batches)) for job in jobs}
     if on_gpu:
         torch.cuda.synchronize()
     training = _seconds(args, jobs, Job.step)
-    computing = _seconds(args, jobs, lambda job: job.trainer.steps.compute(*batches[job]))
+    computing = _seconds(args, jobs, lambda job: job.run.steps.compute(*batches[job]))
     images = args.turns * sum(job.images for job in jobs)
     return {
         'together': together, 'variants': ' '.join(args.variants), 'recipe': args.recipe.name, 'turns': args.turns,
@@ -76,8 +76,8 @@ def _job(args: argparse.Namespace, number: int, resident: ResidentSplits, folder
         '--variant', args.variants[number % len(args.variants)], '--checkpoint-seconds', '1e9',
     ])
     processes = Processes(args.device)
-    trainer = train.create_trainer(options, processes, resident=resident, show=False)
-    return Job(folder.name, trainer, folder, macs=1.)
+    run = train.seeded_run(options, processes, resident=resident, show=False)
+    return Job(folder.name, run, folder, macs=1.)
 
 
 def _seconds(args: argparse.Namespace, jobs: List[Job], work: Callable[[Job], Any]) -> float:

@@ -30,6 +30,7 @@ from ..data.resident import ResidentSplits
 from ..errors import InvalidInputError, MissingFileError, message_of
 from ..results.rows import paired, summary
 from ..training.checkpoint import list_checkpoints
+from ..training.fit import restore
 from ..training.interrupt import Interrupt
 from ..training.logs import read_csv
 from ..training.pool import RUN_ERRORS, Job, Pool, Waiting
@@ -111,7 +112,7 @@ class Runs:
                 )
             words += ['--resume', str(folder)]
         options = {'checkpoint_seconds': _CHECKPOINT_SECONDS, **run.options}
-        return parse_training(words, train.__doc__, options, str(self.sweep.path))
+        return parse_training(words, options=options, source=str(self.sweep.path))
 
     def has_ended(self, name: str) -> bool:
         """Whether the results of a run are written."""
@@ -136,19 +137,19 @@ class Runs:
                 lock.release()
                 return None
             _check_together(options, self.args)
-            trainer = train.create_trainer(options, self.processes, resident=self.resident, show=False)
-            self._check_data(trainer.data_digest)
+            run = train.seeded_run(options, self.processes, resident=self.resident, show=False)
+            self._check_data(run.data_digest)
             if not (folder / 'args.yaml').is_file():
                 if list_checkpoints(folder):
                     raise InvalidInputError(f'{folder} has checkpoints, and no args.yaml that says of what: remove it.')
                 train.write_options(options, folder)
             if list_checkpoints(folder):
-                trainer.restore(folder)
+                restore(run, folder)
         except BaseException:
             lock.release()
             raise
-        macs = count_costs(copy.deepcopy(trainer.model).cpu(), trainer.config['input_size']).gmacs
-        return Job(name, trainer, folder, macs, lock.release)
+        macs = count_costs(copy.deepcopy(run.model).cpu(), run.config['input_size']).gmacs
+        return Job(name, run, folder, macs, lock.release)
 
     def _check_data(self, digest: Optional[str]) -> None:
         for name in self.options:

@@ -26,9 +26,10 @@ from ..errors import UserError, message_of
 from ..files import write_file
 from ..training.checkpoint import list_checkpoints
 from ..training.engine import summary_line
+from ..training.fit import fit, restore
 from ..training.interrupt import Interrupted
 from ..training.processes import Processes
-from ..training.trainer import Trainer
+from ..training.run import Run, create_run, describe
 from .printing import set_up_printing
 
 
@@ -61,43 +62,43 @@ def _options_text(args: TrainingConfig) -> str:
     return yaml.safe_dump({key: value for key, value in options.items() if key not in ('resume', 'dry_run')})
 
 
-def create_trainer(args: TrainingConfig, processes: Processes, **kwargs: Any) -> Trainer:
-    """Build all that a run is made of; see `Trainer`."""
+def seeded_run(args: TrainingConfig, processes: Processes, **kwargs: Any) -> Run:
+    """Build all that a run is made of, with the random numbers of its seed; see `create_run`."""
     random_seed(args.seed)
     if args.resume is not None and list_checkpoints(Path(args.resume)):
         # The checkpoint has all weights: none are fetched that it would replace.
         args.pretrained = False
-    return Trainer(args, processes, **kwargs)
+    return create_run(args, processes, **kwargs)
 
 
-def run(args: TrainingConfig, processes: Processes) -> Optional[Dict[str, Any]]:
+def train(args: TrainingConfig, processes: Processes) -> Optional[Dict[str, Any]]:
     """Train as the options say; returns the results, or None after a dry run."""
-    trainer = create_trainer(args, processes)
+    run = seeded_run(args, processes)
     if processes.is_primary:
-        print(trainer.describe())
+        print(describe(run))
     if args.dry_run:
         from ..training.costs import describe_costs
         print(_options_text(args), end='')
-        print(describe_costs(trainer))
+        print(describe_costs(run))
         return None
     folder = _open_folder(args, processes)
     if list_checkpoints(folder):
-        trainer.restore(folder)
+        restore(run, folder)
     if processes.is_primary:
         if list_checkpoints(folder):
-            print(f'resumes after {trainer.epoch} of {trainer.epochs} epochs and {trainer.batch} batches'
-                  if trainer.epoch < trainer.epochs else 'The run has ended: only its results are written again.')
+            print(f'resumes after {run.state.epoch} of {run.epochs} epochs and {run.state.batch} batches'
+                  if run.state.epoch < run.epochs else 'The run has ended: only its results are written again.')
         elif args.resume is not None:
             print(f'{folder} has no checkpoint yet: the run begins.')
         print(f'writes to {folder}', flush=True)
     try:
-        results = trainer.fit(folder)
+        results = fit(run, folder)
     except KeyboardInterrupt:
         # While nothing is trained: at the first save, or at the last evaluation.
         raise Interrupted('SIGINT', folder, processes.world_size) from None
     if processes.is_primary:
         if results:
-            chosen = f'best on {trainer.val_name}' if args.val_fraction else 'last'
+            chosen = f'best on {run.data.val_name}' if args.val_fraction else 'last'
             print(f'epoch {results["epoch"] + 1}, the {chosen}; on {results["split"]}: loss {results["loss"]:.4f}')
             print(summary_line(results, args.model, str(folder / 'model.safetensors')))
         else:
@@ -115,7 +116,7 @@ def main(argv: Optional[List[str]] = None) -> None:
         args.device = str(processes.device)
         if processes.is_primary:
             setup_default_logging()
-        run(args, processes)
+        train(args, processes)
     except (UserError, OSError) as error:
         sys.exit(f'error: {message_of(error)}')
     except Interrupted as stopped:

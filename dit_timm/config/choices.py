@@ -1,4 +1,4 @@
-"""Types of argparse for what timm knows by name: an unknown name is refused at once, with near ones."""
+"""Checks of words of the command line that timm knows: an unknown name is refused at once, with near ones."""
 
 import argparse
 import difflib
