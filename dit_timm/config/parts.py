@@ -45,16 +45,12 @@ class DataConfig(Options):
         None, 'folder with the data (default: handwritten digits)', metavar='DIR', may_change=True,
     )
     dataset: str = option('', 'timm dataset, such as torch/cifar10', metavar='NAME')
-    val_split: str = option(
-        'validation', 'split to evaluate on; while training, "" for none', metavar='NAME',
-    )
+    val_split: str = option('validation', 'split to evaluate on; while training, "" for none', metavar='NAME')
     class_map: str = option('', 'class names, a line each, in the order of their numbers', metavar='FILE')
     dataset_download: bool = option(False, 'let --dataset download what --data-dir lacks')
     input_key: Optional[str] = option(None, 'where a sample of --dataset has its image', metavar='KEY')
     target_key: Optional[str] = option(None, 'where a sample of --dataset has its label', metavar='KEY')
-    train_num_samples: Optional[int] = option(
-        None, 'images of a stream that does not say how many', metavar='N', low=1,
-    )
+    train_num_samples: Optional[int] = option(None, 'images of a stream that does not say how many', metavar='N', low=1)
     val_num_samples: Optional[int] = option(None, 'the same of the split that is evaluated', metavar='N', low=1)
     skip_bad_images: bool = option(False, 'read all images first, and leave out those that cannot be read')
     batch_size: int = option(128, short='-b', metavar='N', low=1)
@@ -66,9 +62,7 @@ class InputConfig(Options):
     """What a network is shown of an image."""
     title = 'input'
 
-    img_size: Optional[int] = option(
-        None, 'image size (default: the model\'s)', metavar='N', low=1, in_weights=True,
-    )
+    img_size: Optional[int] = option(None, 'image size (default: the model\'s)', metavar='N', low=1, in_weights=True)
     in_chans: Optional[int] = option(
         None, 'channels of an image (default: the model\'s)', metavar='N', low=1, in_weights=True,
     )

@@ -55,9 +55,7 @@ class OptimisationConfig(Options):
     grad_accum_steps: int = option(1, metavar='N', low=1)
     clip_grad: Optional[float] = option(None, metavar='NORM')
     clip_mode: str = option('norm', choices=('norm', 'value', 'agc'))
-    sched: str = option(
-        'cosine', choices=('cosine', 'tanh', 'step', 'multistep', 'poly', 'wsd', 'rsqrt', 'constant'),
-    )
+    sched: str = option('cosine', choices=('cosine', 'tanh', 'step', 'multistep', 'poly', 'wsd', 'rsqrt', 'constant'))
     sched_on_updates: bool = option(False)
     warmup_epochs: int = option(5, metavar='N', low=0)
     warmup_lr: float = option(1e-5)
