@@ -1,7 +1,7 @@
 """What the folder of a run, as scripts/train.py writes it, says of its network."""
 
-import argparse
 import dataclasses
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
@@ -11,14 +11,14 @@ import yaml
 from timm.models import get_pretrained_cfg
 from torch import nn
 
+from dit_timm.config.parts import MLP
+from dit_timm.config.recipe import RECIPE, sha256_of
 from dit_timm.errors import DamagedFileError, InvalidInputError, MissingFileError
 from dit_timm.pretrained.sources import folder_of, read_source
 from dit_timm.pretrained.weight_files import read_weights
 from dit_timm.training.checkpoint import list_checkpoints
-from dit_timm.training.config import RECIPE, sha256_of
 from dit_timm.training.logs import read_csv
-from dit_timm.training.trained import check_ended, classes_of, load_trained
-from dit_timm.training.variants import MLP
+from dit_timm.training.trained import check_ended, classes_of, config_of_run, load_trained
 
 # Which weights of a run: those that it kept, or those of its last checkpoint, averaged or not.
 KEPT, AVERAGED, PLAIN = 'kept', 'ema', 'plain'
@@ -107,10 +107,9 @@ def load_model(run: Run, weights: str = KEPT) -> nn.Module:
         DamagedFileError: They are damaged, or not the network's.
         MissingFileError: The run has no such weights.
     """
-    return load_trained(argparse.Namespace(**{
-        **run.options, 'checkpoint': _weights_path(run.folder, weights), 'pretrained': False, 'device': 'cpu',
-        'channels_last': False,
-    }))
+    # The file of a checkpoint has no args.yaml beside it.
+    args = config_of_run(run.folder, device='cpu', channels_last=False, amp=False)
+    return load_trained(replace(args, checkpoint=_weights_path(run.folder, weights)))
 
 
 def _weights_path(folder: Path, weights: str) -> Path:

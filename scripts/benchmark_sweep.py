@@ -16,13 +16,13 @@ from typing import Any, Callable, Dict, List, Optional
 import torch
 
 from dit_timm.cli import train
+from dit_timm.config.choices import positive_int
+from dit_timm.config.parts import DIT, PLAIN
 from dit_timm.data.resident import ResidentSplits
-from dit_timm.training.config import positive_int
 from dit_timm.training.environment import environment
 from dit_timm.training.logs import write_csv
 from dit_timm.training.pool import Job
 from dit_timm.training.processes import Processes
-from dit_timm.training.variants import DIT, PLAIN
 
 _RECIPE = Path(__file__).parent / 'recipes' / 'cifar_resnet20.yaml'
 _WARMUP_TURNS = 5
@@ -50,14 +50,14 @@ def measure(args: argparse.Namespace, together: int, resident: ResidentSplits, f
     jobs = [_job(args, number, resident, folder / str(number)) for number in range(together)]
     for job in jobs:
         job.stream = torch.cuda.Stream() if on_gpu else None
-    steps = min(job.trainer.epochs * job.trainer.sampler.batches for job in jobs)
+    steps = min(job.run.epochs * job.run.sampler.batches for job in jobs)
     if steps <= args.turns + _WARMUP_TURNS:
         raise SystemExit(f'error: a run of {args.recipe} has {steps} steps: lower --turns, {args.turns}.')
-    batches = {job: next(iter(job.trainer.train_batches)) for job in jobs}
+    batches = {job: next(iter(job.run.train_batches)) for job in jobs}
     if on_gpu:
         torch.cuda.synchronize()
     training = _seconds(args, jobs, Job.step)
-    computing = _seconds(args, jobs, lambda job: job.trainer.steps.compute(*batches[job]))
+    computing = _seconds(args, jobs, lambda job: job.run.steps.compute(*batches[job]))
     images = args.turns * sum(job.images for job in jobs)
     return {
         'together': together, 'variants': ' '.join(args.variants), 'recipe': args.recipe.name, 'turns': args.turns,
@@ -75,9 +75,9 @@ def _job(args: argparse.Namespace, number: int, resident: ResidentSplits, folder
         '--config', str(args.recipe), '--data-dir', args.data_dir, '--device', args.device, '--seed', str(number),
         '--variant', args.variants[number % len(args.variants)], '--checkpoint-seconds', '1e9',
     ])
-    processes = Processes(argparse.Namespace(device=args.device))
-    trainer = train.create_trainer(options, processes, resident=resident, show=False)
-    return Job(folder.name, trainer, folder, macs=1.)
+    processes = Processes(args.device)
+    run = train.seeded_run(options, processes, resident=resident, show=False)
+    return Job(folder.name, run, folder, macs=1.)
 
 
 def _seconds(args: argparse.Namespace, jobs: List[Job], work: Callable[[Job], Any]) -> float:

@@ -15,9 +15,9 @@ from typing import List, Optional
 
 import yaml
 
+from dit_timm.cli.ship import ship
 from dit_timm.errors import InvalidInputError, UserError, message_of
 from dit_timm.printing import set_up_printing
-from dit_timm.results.ship import ship
 
 ROOT = Path(__file__).parent.parent
 

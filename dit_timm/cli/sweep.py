@@ -9,14 +9,13 @@ Call it again after it was stopped, by Ctrl-C, a power cut or `--minutes`: runs 
 others go on. With `--minutes` it trains as many whole runs as fit, by the speed that it measures.
 """
 
-import argparse
 import copy
 import shlex
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional
 
-import torch
 from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.table import Table
@@ -25,19 +24,21 @@ from timm.utils import setup_default_logging
 
 from ..analysis.costs import count_costs
 from ..analysis.statistics import paired, summary
+from ..config.options import Options, Parser, option
+from ..config.parts import PLAIN, default_device
+from ..config.recipe import RECIPE, differences, recipe_text, sha256_of
+from ..config.training import TrainingConfig, dit_network, parse_training
 from ..data.resident import ResidentSplits
 from ..errors import InvalidInputError, MissingFileError, message_of
 from ..printing import set_up_printing
-from ..results.differences import differences
 from ..training.checkpoint import list_checkpoints
-from ..training.config import RECIPE, Parser, positive_int, recipe_text, sha256_of, words_of
+from ..training.fit import restore
 from ..training.interrupt import Interrupt
 from ..training.logs import read_csv
 from ..training.pool import RUN_ERRORS, Job, Pool, Waiting
 from ..training.processes import Processes
 from ..training.sweep import Sweep, SweepRun, read_sweep
 from ..training.trained import result_on_test
-from ..training.variants import PLAIN, dit_network
 from . import train
 
 # A guess: small networks leave a large GPU idle between their kernels. scripts/benchmark_sweep.py measures it.
@@ -45,24 +46,28 @@ _TOGETHER_ON_GPU = 10
 _CHECKPOINT_SECONDS = 60.
 
 
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+@dataclass(kw_only=True)
+class SweepConfig(Options):
+    """The options of a sweep."""
+
+    sweep: Path = option(metavar='SWEEP.yaml', positional=True)
+    data_dir: Optional[str] = option(None, 'folder with the data', metavar='DIR')
+    output: Optional[Path] = option(None, 'folder of the runs (default: output/sweeps/NAME)', metavar='DIR')
+    minutes: Optional[float] = option(None, 'time for all (default: no limit)', metavar='M', low=0)
+    together: Optional[int] = option(
+        None, f'runs at once (default: {_TOGETHER_ON_GPU} on a GPU, 1 on a CPU)', metavar='N', low=1,
+    )
+    device: str = option(default_device)
+    skip_recorded: Optional[Path] = option(
+        None, 'leave out runs of which the CSV that dit-record writes has a row, with the same recipe and options',
+        metavar='CSV',
+    )
+    dry_run: bool = option(False, 'list the runs and how far they are')
+
+
+def parse_args(argv: Optional[List[str]] = None) -> SweepConfig:
     """Parse the command line."""
-    parser = Parser(description=__doc__)
-    parser.add_argument('sweep', type=Path, metavar='SWEEP.yaml')
-    parser.add_argument('--data-dir', metavar='DIR', help='folder with the data')
-    parser.add_argument('--output', type=Path, metavar='DIR', help='folder of the runs (default: output/sweeps/NAME)')
-    parser.add_argument('--minutes', type=float, metavar='M', help='time for all (default: no limit)')
-    parser.add_argument(
-        '--together', type=positive_int, metavar='N',
-        help=f'runs at once (default: {_TOGETHER_ON_GPU} on a GPU, 1 on a CPU)',
-    )
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument(
-        '--skip-recorded', type=Path, metavar='CSV',
-        help='leave out runs of which the CSV that dit-record writes has a row, with the same recipe and options',
-    )
-    parser.add_argument('--dry-run', action='store_true', help='list the runs and how far they are')
-    args = parser.parse_args(argv)
+    args = SweepConfig(**Parser(SweepConfig, __doc__).given(argv))
     args.output = args.output or Path('output', 'sweeps', args.sweep.stem)
     args.together = args.together or (_TOGETHER_ON_GPU if args.device.startswith('cuda') else 1)
     return args
@@ -80,10 +85,10 @@ class Runs:
         SystemExit: An option is unknown, or a folder holds a run with other options.
     """
 
-    def __init__(self, args: argparse.Namespace, sweep: Sweep) -> None:
+    def __init__(self, args: SweepConfig, sweep: Sweep) -> None:
         self.args, self.sweep = args, sweep
         self.options = {run.name: self._options(run) for run in sweep.runs}
-        self.processes = Processes(argparse.Namespace(device=args.device))
+        self.processes = Processes(args.device)
         any_options = next(iter(self.options.values()))
         self.resident = ResidentSplits(args.device, any_options.data_cache)
 
@@ -91,28 +96,24 @@ class Runs:
         """The folder of a run."""
         return self.args.output / name
 
-    def command(self, run: SweepRun) -> List[str]:
-        """The command line of scripts/train.py that makes a new run."""
+    def _options(self, run: SweepRun) -> TrainingConfig:
+        """Options of a run; those of a run that has begun must be the same."""
+        folder = self.folder(run.name)
         words = [
             '--config', str(run.recipe), '--model', run.model, '--variant', run.variant, '--seed', str(run.seed),
             '--output', str(self.args.output), '--experiment', run.name, '--device', self.args.device,
-            '--checkpoint-seconds', str(_CHECKPOINT_SECONDS),
         ]
         if self.args.data_dir:
             words += ['--data-dir', self.args.data_dir]
-        return words + words_of(train.create_parser(), run.options, str(self.sweep.path))
-
-    def _options(self, run: SweepRun) -> argparse.Namespace:
-        """Options of a run; those of a run that has begun must be the same."""
-        folder, words = self.folder(run.name), self.command(run)
-        if not (folder / 'args.yaml').is_file():
-            return train.parse_args(words)
-        if (folder / RECIPE).read_text() != recipe_text(run.recipe):
-            raise InvalidInputError(
-                f'{folder} is of a run with another recipe than {run.recipe} is now. Name another --output, or remove '
-                f'the folder.'
-            )
-        return train.parse_args([*words, '--resume', str(folder)])
+        if (folder / 'args.yaml').is_file():
+            if (folder / RECIPE).read_text() != recipe_text(run.recipe):
+                raise InvalidInputError(
+                    f'{folder} is of a run with another recipe than {run.recipe} is now. Name another --output, or '
+                    f'remove the folder.'
+                )
+            words += ['--resume', str(folder)]
+        options = {'checkpoint_seconds': _CHECKPOINT_SECONDS, **run.options}
+        return parse_training(words, options=options, source=str(self.sweep.path))
 
     def has_ended(self, name: str) -> bool:
         """Whether the results of a run are written."""
@@ -137,19 +138,19 @@ class Runs:
                 lock.release()
                 return None
             _check_together(options, self.args)
-            trainer = train.create_trainer(options, self.processes, resident=self.resident, show=False)
-            self._check_data(trainer.data_digest)
+            run = train.seeded_run(options, self.processes, resident=self.resident, show=False)
+            self._check_data(run.data_digest)
             if not (folder / 'args.yaml').is_file():
                 if list_checkpoints(folder):
                     raise InvalidInputError(f'{folder} has checkpoints, and no args.yaml that says of what: remove it.')
                 train.write_options(options, folder)
             if list_checkpoints(folder):
-                trainer.restore(folder)
+                restore(run, folder)
         except BaseException:
             lock.release()
             raise
-        macs = count_costs(copy.deepcopy(trainer.model).cpu(), trainer.config['input_size']).gmacs
-        return Job(name, trainer, folder, macs, lock.release)
+        macs = count_costs(copy.deepcopy(run.model).cpu(), run.config['input_size']).gmacs
+        return Job(name, run, folder, macs, lock.release)
 
     def _check_data(self, digest: Optional[str]) -> None:
         for name in self.options:
@@ -161,7 +162,7 @@ class Runs:
                     )
 
 
-def _check_together(options: argparse.Namespace, args: argparse.Namespace) -> None:
+def _check_together(options: TrainingConfig, args: SweepConfig) -> None:
     """Refuse what runs in one process would share."""
     if options.log_wandb:
         raise InvalidInputError('--log-wandb has one run in a process; --log-tensorboard can have many.')
@@ -209,7 +210,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         return 1
 
 
-def _train(args: argparse.Namespace) -> int:
+def _train(args: SweepConfig) -> int:
     runs = Runs(args, read_sweep(args.sweep))
     recorded = _recorded(args, runs)
     waiting = [
@@ -241,7 +242,7 @@ def _report(line: str) -> None:
     print(line, flush=True)
 
 
-def _recorded(args: argparse.Namespace, runs: Runs) -> List[str]:
+def _recorded(args: SweepConfig, runs: Runs) -> List[str]:
     """Names of the runs that a CSV of results has."""
     if args.skip_recorded is None:
         return []

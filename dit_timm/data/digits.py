@@ -11,7 +11,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from sklearn.utils import Bunch
 
-from .cache import default_cache
+from ..files import default_cache
 
 
 def digits_folder() -> Path:

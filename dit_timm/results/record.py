@@ -1,24 +1,23 @@
 """Runs as rows of a CSV: what was trained, on what, and what it gives on its test split."""
 
-import argparse
 import shutil
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-import torch
 import yaml
+from torch import nn
 
 from ..analysis.ablation import quadratic_terms, remove_quadratic
+from ..config.parts import DIT, PLAIN, EvaluatedConfig
+from ..config.recipe import RECIPE, differences, sha256_of
+from ..config.training import dit_network
 from ..data.loaders import eval_loader
 from ..data.splits import data_config, open_split
 from ..errors import InvalidInputError
-from ..training.config import RECIPE, sha256_of
 from ..training.engine import evaluate
 from ..training.environment import environment
 from ..training.logs import read_csv
-from ..training.trained import check_ended, load_trained, result_on_test
-from ..training.variants import DIT, PLAIN, dit_network
-from .differences import differences
+from ..training.trained import check_ended, config_of_run, load_trained, result_on_test
 from .rows import REMOVED, add_rows, slug
 
 _FACTS = ('device', 'threads', 'torch', 'timm')
@@ -62,10 +61,7 @@ def rows_of(run: Path, data: str, tag: str, device: str, data_dir: Optional[str]
         raise InvalidInputError(f'{run} has no {RECIPE}: it followed no recipe. Train with --config.')
     options = yaml.safe_load((run / 'args.yaml').read_text())
     result, starts = result_on_test(run), read_csv(run / 'environment.csv')
-    args = argparse.Namespace(**{
-        **options, 'checkpoint': run / 'model.safetensors', 'pretrained': False, 'device': device,
-        'data_dir': data_dir or options['data_dir'],
-    })
+    args = config_of_run(run, device=device, **({'data_dir': data_dir} if data_dir else {}))
     model = load_trained(args)
     # Another number of processes makes other batches.
     processes = {'processes': starts[-1]['processes']} if starts[-1]['processes'] != '1' else {}
@@ -86,7 +82,7 @@ def rows_of(run: Path, data: str, tag: str, device: str, data_dir: Optional[str]
     return [row, _removed(row, model, args)] if row['variant'] == DIT else [row]
 
 
-def _removed(row: Dict[str, Any], model: torch.nn.Module, args: argparse.Namespace) -> Dict[str, Any]:
+def _removed(row: Dict[str, Any], model: nn.Module, args: EvaluatedConfig) -> Dict[str, Any]:
     """The row of a Dit network without its quadratic terms; takes them from the network."""
     remove_quadratic(model)
     loader = eval_loader(args, open_split(args, row['split']), data_config(args, model))
@@ -98,7 +94,7 @@ def _removed(row: Dict[str, Any], model: torch.nn.Module, args: argparse.Namespa
     }
 
 
-def _variant(model: torch.nn.Module, options: Dict[str, Any]) -> str:
+def _variant(model: nn.Module, options: Dict[str, Any]) -> str:
     """The variant of the Dit network: a network of timm is the plain twin of that with its name."""
     return options['variant'] if options['variant'] != DIT or quadratic_terms(model) else PLAIN
 

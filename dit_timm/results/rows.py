@@ -6,9 +6,9 @@ from typing import Any, Dict, Iterator, List, Tuple
 
 import pandas as pd
 
+from ..config.parts import DIT, FROZEN, MLP, PLAIN, TRANSPOSED
 from ..errors import InvalidInputError
 from ..files import write_file
-from ..training.variants import DIT, FROZEN, MLP, PLAIN, TRANSPOSED
 
 COLUMNS = (
     'run', 'model', 'variant', 'tag', 'data', 'split', 'images', 'seed', 'epochs', 'epoch', 'chosen', 'recipe',

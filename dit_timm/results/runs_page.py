@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from ..analysis.statistics import Summary, paired, summary
-from ..training.variants import DIT, PLAIN
+from ..config.parts import DIT, PLAIN
 from .markdown import markdown_table, page
 from .rows import LABELS, by_seed, pictures, tables_of
 

@@ -1,6 +1,5 @@
 """One epoch of training, and evaluation."""
 
-import argparse
 from contextlib import AbstractContextManager, nullcontext
 from typing import Callable, Dict, Optional
 
@@ -12,15 +11,17 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from ..config.parts import ModelConfig
 
-def autocast(args: argparse.Namespace) -> AbstractContextManager:
+
+def autocast(args: ModelConfig) -> AbstractContextManager:
     """Mixed precision as the options ask for."""
     if not args.amp:
         return nullcontext()
     return torch.autocast(torch.device(args.device).type, dtype=getattr(torch, args.amp_dtype))
 
 
-def prepared(images: torch.Tensor, args: argparse.Namespace) -> torch.Tensor:
+def prepared(images: torch.Tensor, args: ModelConfig) -> torch.Tensor:
     """Images in the memory format that the options ask for."""
     return images.contiguous(memory_format=torch.channels_last) if args.channels_last else images
 
@@ -30,7 +31,7 @@ def prepared(images: torch.Tensor, args: argparse.Namespace) -> torch.Tensor:
 def evaluate(
         model: nn.Module,
         loader: DataLoader,
-        args: argparse.Namespace,
+        args: ModelConfig,
         title: str,
         observe: Optional[Callable[[torch.Tensor, torch.Tensor], None]] = None,
         show: bool = True,

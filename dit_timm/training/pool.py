@@ -12,8 +12,9 @@ from typing import Callable, Dict, List, NamedTuple, Optional, Sequence
 import torch
 
 from ..errors import UserError, message_of
+from .fit import finish, train
 from .interrupt import Interrupted, StopRequest
-from .trainer import Trainer
+from .run import Run
 
 # What ends one run and says why, and leaves the others as they are.
 RUN_ERRORS = (UserError, torch.OutOfMemoryError)
@@ -30,21 +31,21 @@ class Job:
 
     Args:
         name: Its name.
-        trainer: It, where it stopped or begins.
+        run: It, where it stopped or begins.
         folder: Its folder.
         macs: Multiply-accumulates for one image, forward.
         close: Called when the run rests or has ended.
     """
 
     def __init__(
-            self, name: str, trainer: Trainer, folder: Path, macs: float, close: Callable[[], None] = lambda: None,
+            self, name: str, run: Run, folder: Path, macs: float, close: Callable[[], None] = lambda: None,
     ) -> None:
-        self.name, self.trainer, self.folder, self.macs, self.close = name, trainer, folder, macs, close
+        self.name, self.run, self.folder, self.macs, self.close = name, run, folder, macs, close
         self.request = StopRequest()
         self.stream: Optional[torch.cuda.Stream] = None
         # Its first step is to come, in which kernels are compiled and a graph is captured.
         self.is_cold = True
-        self._steps = trainer.train(folder, self.request)
+        self._steps = train(run, folder, self.request)
         # Or an error has ended it: no step may follow either, nor results.
         self._has_ended = False
 
@@ -55,7 +56,7 @@ class Job:
         self.is_cold, self._has_ended = False, True
         with torch.cuda.stream(self.stream) if self.stream is not None else nullcontext():
             if next(self._steps, self) is self:
-                self.trainer.finish(self.folder)
+                finish(self.run, self.folder)
             else:
                 self._has_ended = False
         return not self._has_ended
@@ -84,7 +85,7 @@ class Job:
     @property
     def images(self) -> int:
         """Images of a step."""
-        return self.trainer.args.batch_size
+        return self.run.args.batch_size
 
     @property
     def cost(self) -> float:
@@ -94,16 +95,16 @@ class Job:
     @property
     def left(self) -> float:
         """Multiply-accumulates to the end."""
-        trainer = self.trainer
-        steps = (trainer.epochs - trainer.epoch) * trainer.sampler.batches - trainer.batch
+        run, state = self.run, self.run.state
+        steps = (run.epochs - state.epoch) * run.sampler.batches - state.batch
         return steps * self.cost
 
     def describe(self) -> str:
         """Where it stands."""
-        trainer = self.trainer
-        loss = trainer.loss_sum / trainer.batch if trainer.batch else (
-            trainer.history[-1]['train_loss'] if trainer.history else float('nan'))
-        return f'{self.name} {trainer.epoch}/{trainer.epochs} {loss:.3f}'
+        state = self.run.state
+        loss = state.loss_sum / state.batch if state.batch else (
+            state.history[-1]['train_loss'] if state.history else float('nan'))
+        return f'{self.name} {state.epoch}/{self.run.epochs} {loss:.3f}'
 
 
 class Waiting(NamedTuple):
@@ -298,7 +299,7 @@ class Pool:
             self.report(f'{job.name}: {self.failed[job.name]}')
             return
         if rests:
-            self.report(f'{job.name}: rests after {job.trainer.epoch} of {job.trainer.epochs} epochs')
+            self.report(f'{job.name}: rests after {job.run.state.epoch} of {job.run.epochs} epochs')
             self.waiting.insert(0, self._runs[job.name])
 
     def _progress(self) -> str:

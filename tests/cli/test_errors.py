@@ -13,7 +13,7 @@ from hub.export import LicenceError
 
 # A command, and where in it something goes wrong.
 COMMANDS = {
-    'train': (train, 'create_trainer', ['--data-dir', 'x', '--device', 'cpu']),
+    'train': (train, 'seeded_run', ['--data-dir', 'x', '--device', 'cpu']),
     'validate': (validate, 'validate', ['--pretrained', '--model', 'dit_resnet20']),
     'predict': (predict, 'load_trained', ['x.png', '--pretrained']),
     'sweep': (sweep, 'read_sweep', ['x.yaml', '--device', 'cpu']),

@@ -26,7 +26,7 @@ from dit_timm.cli import train
 from dit_timm.errors import DamagedFileError
 from dit_timm.files import write_file
 from dit_timm.pretrained.weight_files import digest, load_weights, read_weights, weights_bytes
-from dit_timm.training import steps, trainer
+from dit_timm.training import fit, steps
 from dit_timm.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 
 pytestmark = pytest.mark.slow
@@ -103,7 +103,7 @@ def test_a_signal_saves_and_says_how_to_go_on(image_folder, capsys, monkeypatch,
     with monkeypatch.context() as patch:
         patch.setattr(steps.Steps, 'step', stepping)
         # Each look at this clock takes a thousand seconds.
-        patch.setattr(trainer, 'time', SimpleNamespace(
+        patch.setattr(fit, 'time', SimpleNamespace(
             perf_counter=itertools.count(0, 1000).__next__, monotonic=time.monotonic,
         ))
         with pytest.raises(SystemExit) as stopped:
@@ -337,11 +337,11 @@ def test_a_run_that_goes_on_fetches_no_pretrained_weights(image_folder, capsys, 
 def test_ctrl_c_while_nothing_is_trained(image_folder, capsys, monkeypatch, method):
     whole = run(image_folder, 'whole', '--epochs', '1')
 
-    def interrupted(self, *args):
+    def interrupted(*args):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(trainer.Trainer, method, interrupted)
+        patch.setattr(fit, method, interrupted)
         with pytest.raises(SystemExit) as stopped:
             run(image_folder, 'stopped', '--epochs', '1')
     folder = image_folder.parent / 'out' / 'stopped'

@@ -6,6 +6,7 @@ import re
 import shlex
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from dit_timm import errors
 from dit_timm.cli import record, sweep, train, validate
 from dit_timm.training import checkpoint, pool
 from dit_timm.training.interrupt import Interrupted, StopRequest
+from dit_timm.training.run import State
 from dit_timm.training.sweep import read_sweep
 
 pytestmark = pytest.mark.slow
@@ -259,7 +261,7 @@ class FakeJob:
         self.name, self.total, self.log, self.clock = name, steps, log, clock
         self.left, self.cost, self.images = float(steps), 1., 1
         self.is_cold, self.stream = True, None
-        self.trainer = type('trainer', (), {'epoch': 0, 'epochs': steps})
+        self.run = SimpleNamespace(state=State(), epochs=steps)
 
     def step(self):
         self.is_cold = False
@@ -310,31 +312,29 @@ def test_whole_runs_are_planned_for_the_time(monkeypatch, seconds, together, end
     assert seconds is None or clock[0] <= seconds + together
 
 
-def test_a_job_that_an_error_ended_gives_no_results(tmp_path):
-    class Failing:
-        def train(self, folder, request):
-            yield
-            raise FloatingPointError('no number')
+def test_a_job_that_an_error_ended_gives_no_results(monkeypatch, tmp_path):
+    def failing(run, folder, request):
+        yield
+        raise FloatingPointError('no number')
 
-        def finish(self, folder):
-            pytest.fail('results of a run that did not end')
-
-    job = pool.Job('failing', Failing(), tmp_path, 1.)
+    monkeypatch.setattr(pool, 'train', failing)
+    monkeypatch.setattr(pool, 'finish', lambda run, folder: pytest.fail('results of a run that did not end'))
+    job = pool.Job('failing', None, tmp_path, 1.)
     assert job.step()
     with pytest.raises(FloatingPointError):
         job.step()
     assert not job.step() and not job.stop('SIGINT')
 
 
-def test_a_job_that_is_stopped_has_saved(tmp_path):
-    class Long:
-        def train(self, folder, request):
-            while not request.requested:
-                yield
-            raise Interrupted(request.requested, folder)
+def test_a_job_that_is_stopped_has_saved(monkeypatch, tmp_path):
+    def long(run, folder, request):
+        while not request.requested:
+            yield
+        raise Interrupted(request.requested, folder)
 
     closed = []
-    job = pool.Job('long', Long(), tmp_path, 1., lambda: closed.append(True))
+    monkeypatch.setattr(pool, 'train', long)
+    job = pool.Job('long', None, tmp_path, 1., lambda: closed.append(True))
     assert job.step() and job.step() and job.stop('time') and closed
     assert torch.get_num_threads()
 
@@ -373,14 +373,14 @@ def test_a_run_that_diverged_is_found_out_when_it_rests(monkeypatch):
     assert ours.failed == {'b': 'the loss is not finite'} and [run.name for run in ours.waiting] == ['a']
 
 
-def test_a_job_that_took_no_step_has_nothing_to_save(tmp_path):
-    class Untouched:
-        def train(self, folder, request):
-            pytest.fail('a step only to stop')
-            yield
+def test_a_job_that_took_no_step_has_nothing_to_save(monkeypatch, tmp_path):
+    def untouched(run, folder, request):
+        pytest.fail('a step only to stop')
+        yield
 
     closed = []
-    assert pool.Job('cold', Untouched(), tmp_path, 1., lambda: closed.append(True)).stop('SIGINT') and closed
+    monkeypatch.setattr(pool, 'train', untouched)
+    assert pool.Job('cold', None, tmp_path, 1., lambda: closed.append(True)).stop('SIGINT') and closed
 
 
 def test_what_one_process_can_have_once_is_refused(call, write_sweep, capsys):

@@ -1,13 +1,12 @@
 """Weights of runs into the package, each with its checksum, golden outputs and a row that says how good it is."""
 
-import argparse
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, Mapping
 
 import torch
 
-from ..cli import validate
 from ..data.splits import class_names, data_config, open_split
 from ..errors import InvalidInputError
 from ..files import write_file
@@ -15,7 +14,8 @@ from ..pretrained.golden import make_golden
 from ..pretrained.weight_files import load_weights, read_weights, weights_bytes
 from ..training.environment import environment
 from ..training.logs import read_csv, write_csv
-from ..training.trained import classes_metadata, load_trained, result_on_test
+from ..training.trained import classes_metadata, config_of_run, load_trained, result_on_test
+from . import validate
 
 # In a checkout.
 WEIGHTS, GOLDEN = Path('dit_timm', 'weights'), Path('tests', 'pretrained', 'golden')
@@ -44,9 +44,7 @@ def ship(run: Path, options: Mapping[str, Any], tag: str, licence: str, root: Pa
         raise InvalidInputError(f'{run} is not {options["model"]} as it is, but with {options["model_kwargs"]}.')
     test_split = result_on_test(run)['split']
     # Golden outputs are computed in float64, on the CPU.
-    args = argparse.Namespace(**{
-        **options, 'checkpoint': run / 'model.safetensors', 'pretrained': False, 'amp': False, 'device': 'cpu',
-    })
+    args = config_of_run(run, amp=False, device='cpu', data_dir=options['data_dir'])
     name = f'{args.model}.{tag}'
     weights = rounded(read_weights(args.checkpoint))
     names = class_names(open_split(args, test_split))
@@ -80,9 +78,7 @@ def _write_sums(folder: Path) -> None:
 def _write_row(csv: Path, name: str, path: Path, split: str, options: Mapping[str, Any]) -> None:
     """Evaluate a file of weights as validate.py does with its defaults, whatever the run's precision and batches."""
     args, = validate.parse_args(['--checkpoint', str(path)])
-    result = validate.validate(argparse.Namespace(**{
-        **vars(args), **{key: options[key] for key in _DATA}, 'val_split': split,
-    }))
+    result = validate.validate(replace(args, **{key: options[key] for key in _DATA}, val_split=split))
     facts = environment(args.device)
     row = {
         'weights': name, 'sha256': hashlib.sha256(path.read_bytes()).hexdigest(),
