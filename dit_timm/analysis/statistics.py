@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from typing import Hashable, Iterable, Mapping, NamedTuple, Optional
+from typing import Any, Iterable, Mapping, NamedTuple, Optional
 
 from scipy.stats import t as students_t
 
@@ -42,7 +42,7 @@ def summary(values: Iterable[float]) -> Summary:
     return Summary(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
 
-def paired(ours: Mapping[Hashable, float], theirs: Mapping[Hashable, float]) -> Optional[Summary]:
+def paired(ours: Mapping[Any, float], theirs: Mapping[Any, float]) -> Optional[Summary]:
     """The differences, ours less theirs, of runs with the same seed; None if there are none.
 
     Args:
