@@ -11,7 +11,7 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
-from typing import List, NamedTuple, Optional
+from typing import List, NamedTuple, Optional, Tuple
 
 import torch
 from PIL import Image
@@ -152,13 +152,12 @@ def _predict(args: PredictionConfig) -> int:
     )
     # Names are folded, not shortened.
     view = Table(Column('image', overflow='fold'), Column('class', overflow='fold'), 'probability', 'quadratic')
-    unread = 0
-    for name in find_images(args.images):
+    found, problems = _found(args.images)
+    for name in found:
         try:
             image = read_image(name, config['input_img_mode'])
         except UnreadableImageError as error:
-            unread += 1
-            print(f'error: {error}', file=sys.stderr)
+            problems.append(str(error))
             continue
         prediction = predict(model, transform(image), args, args.topk)
         share = '' if prediction.quadratic_share is None else f'{100 * prediction.quadratic_share:.1f} %'
@@ -167,8 +166,23 @@ def _predict(args: PredictionConfig) -> int:
                 Text('' if place else name), Text(names[number]), f'{100 * probability:.2f} %', '' if place else share,
                 end_section=place + 1 == len(prediction.classes),
             )
-    Console(width=None if sys.stdout.isatty() else 120).print(view)
-    return 1 if unread else 0
+    if view.row_count:
+        Console(width=None if sys.stdout.isatty() else 120).print(view)
+    for problem in problems:
+        print(f'error: {problem}', file=sys.stderr)
+    return 1 if problems else 0
+
+
+def _found(names: List[str]) -> Tuple[List[str], List[str]]:
+    """The images that names stand for, and what is wrong with the other names: the rest are classified all the same."""
+    found: List[str] = []
+    problems: List[str] = []
+    for name in names:
+        try:
+            found += find_images([name])
+        except MissingFileError as error:
+            problems.append(str(error))
+    return found, problems
 
 
 if __name__ == '__main__':

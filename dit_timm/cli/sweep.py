@@ -14,7 +14,7 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Collection, Dict, List, Optional, Set
 
 from filelock import FileLock, Timeout
 from rich.console import Console
@@ -37,6 +37,7 @@ from ..training.interrupt import Interrupt
 from ..training.logs import read_csv
 from ..training.pool import RUN_ERRORS, Job, Pool, Waiting
 from ..training.processes import Processes
+from ..training.run import describe, open_data
 from ..training.sweep import Sweep, SweepRun, read_sweep
 from ..training.trained import result_on_test
 from . import train
@@ -91,6 +92,7 @@ class Runs:
         self.processes = Processes(args.device)
         any_options = next(iter(self.options.values()))
         self.resident = ResidentSplits(args.device, any_options.data_cache)
+        self._noted: Set[str] = set()
 
     def folder(self, name: str) -> Path:
         """The folder of a run."""
@@ -140,6 +142,7 @@ class Runs:
             _check_together(options, self.args)
             run = train.seeded_run(options, self.processes, resident=self.resident, show=False)
             self._check_data(run.data_digest)
+            self._note(name, describe(run).splitlines()[1:])
             if not (folder / 'args.yaml').is_file():
                 if list_checkpoints(folder):
                     raise InvalidInputError(f'{folder} has checkpoints, and no args.yaml that says of what: remove it.')
@@ -151,6 +154,21 @@ class Runs:
             raise
         macs = count_costs(copy.deepcopy(run.model).cpu(), run.config['input_size']).gmacs
         return Job(name, run, folder, macs, lock.release)
+
+    def check_data_are_there(self, name: str) -> None:
+        """Open the data of a run, so that what is wrong with them is said once and before anything is trained.
+
+        Raises:
+            UserError: See `open_data`.
+        """
+        open_data(copy.deepcopy(self.options[name]))
+
+    def _note(self, name: str, lines: List[str]) -> None:
+        """Print what is worth knowing of a run, once for all runs of which it is true."""
+        for line in lines:
+            if line not in self._noted:
+                self._noted.add(line)
+                print(f'{name}: {line}')
 
     def _check_data(self, digest: Optional[str]) -> None:
         for name in self.options:
@@ -216,7 +234,9 @@ def _train(args: SweepConfig) -> int:
     waiting = [
         run.name for run in runs.sweep.runs if not runs.has_ended(run.name) and run.name not in recorded
     ]
-    print(f'{len(runs.sweep.runs)} runs: {len(waiting)} to train, {len(recorded)} recorded elsewhere, the others ended')
+    print(f'{_counted(len(runs.sweep.runs))}: {len(waiting)} to train, {len(recorded)} recorded, the others ended')
+    if waiting:
+        runs.check_data_are_there(waiting[0])
     if args.dry_run:
         for run in runs.sweep.runs:
             begun = (runs.folder(run.name) / 'args.yaml').is_file()
@@ -230,12 +250,20 @@ def _train(args: SweepConfig) -> int:
         )
         pool.run()
     print_results(runs)
-    for name, message in pool.failed.items():
-        print(f'error: {name}: {message}', file=sys.stderr)
+    if pool.failed:
+        print(f'error: {_counted(len(pool.failed))} failed, as said above: {_some(pool.failed)}', file=sys.stderr)
     left = [name for name in waiting if not runs.has_ended(name) and name not in pool.failed]
     if left:
-        print(f'{len(left)} runs are left; the same command resumes: {", ".join(left[:5])}' + ', ...' * (len(left) > 5))
+        print(f'{_counted(len(left))} left; the same command resumes: {_some(left)}')
     return 130 if interrupt.requested else bool(pool.failed)
+
+
+def _counted(runs: int) -> str:
+    return '1 run' if runs == 1 else f'{runs} runs'
+
+
+def _some(names: Collection[str]) -> str:
+    return ', '.join(list(names)[:5]) + ', ...' * (len(names) > 5)
 
 
 def _report(line: str) -> None:

@@ -13,6 +13,7 @@ Several processes: `torchrun --nproc_per_node=N scripts/train.py ...`; --batch-s
 """
 
 import sys
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Dict, List, Optional
@@ -73,7 +74,8 @@ def seeded_run(args: TrainingConfig, processes: Processes, **kwargs: Any) -> Run
 
 def train(args: TrainingConfig, processes: Processes) -> Optional[Dict[str, Any]]:
     """Train as the options say; returns the results, or None after a dry run."""
-    run = seeded_run(args, processes)
+    # A dry run fetches no weights.
+    run = seeded_run(replace(args, pretrained=False) if args.dry_run else args, processes)
     if processes.is_primary:
         print(describe(run))
     if args.dry_run:

@@ -299,7 +299,7 @@ class Pool:
             self.report(f'{job.name}: {self.failed[job.name]}')
             return
         if rests:
-            self.report(f'{job.name}: rests after {job.run.state.epoch} of {job.run.epochs} epochs')
+            self.report(f'{job.name}: paused after {job.run.state.epoch} of {job.run.epochs} epochs')
             self.waiting.insert(0, self._runs[job.name])
 
     def _progress(self) -> str:

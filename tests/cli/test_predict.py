@@ -135,6 +135,15 @@ def test_weights_must_be_named(capsys):
     assert 'error: name the weights: --checkpoint FILE or --pretrained.' in capsys.readouterr().err
 
 
+def test_a_file_that_is_missing_does_not_stop_the_others(trained, tmp_path, capsys):
+    data, run = trained
+    names = [str(tmp_path / 'none.png'), str(data / 'validation' / 'light' / '0.png')]
+    assert predict.main([*names, '--checkpoint', str(run), '--topk', '1']) == 1
+    printed = capsys.readouterr()
+    assert printed.out.count('%') == 2 and printed.err == f'error: {names[0]} is no file, no folder and no URL.\n'
+    assert predict.main([names[0], '--checkpoint', str(run)]) == 1 and capsys.readouterr().out == ''
+
+
 def test_an_image_that_cannot_be_read_does_not_stop_the_others(trained, capsys):
     data, run = trained
     (data / 'validation' / 'light' / '2.png').write_bytes(b'no image')

@@ -2,6 +2,7 @@
 
 import io
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -56,6 +57,7 @@ def test_a_title_is_printed_as_it_is(capsys, monkeypatch):
         sweep=SimpleNamespace(data='[red]data', path=SimpleNamespace(name='x.yaml'), runs=[run]),
         has_ended=lambda name: True,
         folder=lambda name: name,
+        args=SimpleNamespace(output=Path('out')),
     )
     monkeypatch.setattr(sweep, 'result_on_test', lambda folder: {'top1': '5'})
     sweep.print_results(runs)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import read_picture
 from PIL import Image
 
 from dit_timm.cli import predict, train, validate
@@ -18,6 +17,7 @@ from dit_timm.data.loaders import eval_loader, train_loader
 from dit_timm.data.resident import ResidentSplits
 from dit_timm.data.splits import class_names, data_config, labels, open_split
 from dit_timm.training.model import build_model
+from hub.pictures import read_picture
 
 SMALL = ['--model', 'test_dit_resnet', '--img-size', '32', '--batch-size', '4', '--workers', '0', '--lr', '0.01',
          '--epochs', '1', '--warmup-epochs', '0']

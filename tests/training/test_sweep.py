@@ -146,7 +146,7 @@ def test_a_sweep_that_was_stopped_goes_on(call, tmp_path, monkeypatch, capsys):
         codes.append(call('--together', '2', '--output', str(tmp_path / 'stopped')))
     assert codes == [130, 130, 130, 0]
     assert digests(tmp_path / 'stopped') == expected
-    assert 'runs are left' in capsys.readouterr().out
+    assert ' left; the same command resumes: ' in capsys.readouterr().out
 
 
 def test_a_run_of_another_process_is_left_to_it(call, tmp_path, capsys):
@@ -172,7 +172,9 @@ def test_a_run_that_fails_leaves_the_others(call, write_sweep, tmp_path, capsys)
     ]
     assert call('--together', '2', path=write_sweep(runs)) == 1
     captured = capsys.readouterr()
-    assert 'error: test_dit_resnet-dit-s0: ' in captured.err and 'not finite' in captured.err
+    assert 'error: 1 run failed, as said above: test_dit_resnet-dit-s0' in captured.err
+    line, = (line for line in captured.out.splitlines() if 'not finite' in line)
+    assert line.startswith('test_dit_resnet-dit-s0: ')
     assert sorted(digests(tmp_path / 'out')) == [f'test_dit_resnet-{name}-s1' for name in ('dit', 'plain')]
     assert not (tmp_path / 'out' / 'test_dit_resnet-dit-s0' / 'results.csv').exists()
 
@@ -240,6 +242,22 @@ def test_files_that_are_wrong(write_sweep, call, capsys, change, fragments):
     error = capsys.readouterr().err
     for fragment in ['error: ', *fragments]:
         assert fragment in error
+
+
+@pytest.mark.parametrize('options', [[], ['--dry-run']])
+def test_missing_data_are_said_once_before_anything_is_trained(call, tmp_path, capsys, options):
+    assert call('--data-dir', str(tmp_path / 'nowhere'), *options) == 1
+    captured = capsys.readouterr()
+    assert captured.err.count('nowhere is not a folder') == 1 and 'nowhere' not in captured.out
+    assert not (tmp_path / 'out').exists()
+
+
+def test_what_is_true_of_several_runs_is_said_once(call, write_sweep, capsys):
+    runs = [{'models': ['test_dit_resnet'], 'variants': ['plain'], 'seeds': [0, 1]}]
+    path = write_sweep(runs, options={'quadratic_lr_scale': 10.})
+    assert call(path=path) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if 'the network has no quadratic term' in line]
+    assert len(said) == 1 and said[0].startswith('test_dit_resnet-plain-s0: --quadratic-lr-scale changes nothing')
 
 
 def test_every_sweep_of_the_project_is_one():

@@ -274,6 +274,14 @@ def test_dry_run_says_everything_and_writes_nothing(image_folder, capsys):
     assert not (image_folder.parent / 'out').exists()
 
 
+def test_a_dry_run_fetches_no_weights(image_folder, capsys):
+    train.main([
+        '--data-dir', str(image_folder), *SMALL, '--model', 'dit_resnet18', '--pretrained', '--output',
+        str(image_folder.parent / 'out'), '--dry-run',
+    ])
+    assert 'pretrained: true' in capsys.readouterr().out
+
+
 def test_an_odd_batch_cannot_be_mixed(image_folder, capsys):
     with pytest.raises(SystemExit):
         run(image_folder, '--mixup', '0.2', '--batch-size', '5')
