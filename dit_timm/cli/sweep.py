@@ -250,8 +250,10 @@ def _train(args: SweepConfig) -> int:
         )
         pool.run()
     print_results(runs)
-    if pool.failed:
-        print(f'error: {_counted(len(pool.failed))} failed, as said above: {_some(pool.failed)}', file=sys.stderr)
+    # What several runs failed of, once.
+    for message in dict.fromkeys(pool.failed.values()):
+        names = [name for name, other in pool.failed.items() if other == message]
+        print(f'error: {_some(names)}: {message}', file=sys.stderr)
     left = [name for name in waiting if not runs.has_ended(name) and name not in pool.failed]
     if left:
         print(f'{_counted(len(left))} left; the same command resumes: {_some(left)}')

@@ -61,9 +61,9 @@ def test_the_classes_are_those_of_the_run(tmp_path, trained_run):
             shutil.copy(path, tmp_path / 'run')
     metadata = {'classes': json.dumps(run.classes)}
     (tmp_path / 'run' / 'model.safetensors').write_bytes(weights_bytes(model.state_dict(), metadata))
-    run = read_run(tmp_path / 'run')
-    run = run._replace(options={**run.options, 'model': 'dit_resnet20', 'model_kwargs': {}})
-    export(run, tmp_path / 'out', 'greys', 'mit')
+    options = tmp_path / 'run' / 'args.yaml'
+    options.write_text(yaml.safe_dump({**run.options, 'model': 'dit_resnet20', 'model_kwargs': {}}))
+    export(read_run(tmp_path / 'run'), tmp_path / 'out', 'greys', 'mit')
     config = json.loads((tmp_path / 'out' / 'config.json').read_text())
     assert config['label_names'] == config['pretrained_cfg']['label_names'] == ['class0', 'class1', 'class2']
 
