@@ -21,7 +21,7 @@ from torch import nn
 from ..layers import QuadraticLinear
 from ..results.rows import summary
 from ..training.pyplot import plt
-from .fitting import Data, error_rate, tune
+from .fitting import Data, error_rate, save_figure, tune
 
 DIMENSIONS = (2, 10, 50)
 SAMPLES = (10, 30, 100, 300, 1000, 3000, 10000)
@@ -221,7 +221,7 @@ def _plot_errors(excess: pd.DataFrame, target: Path) -> None:
         axis.grid(alpha=0.3)
     axes[0, 0].set_ylabel('error above the Bayes rule (points)')
     axes[0, -1].legend(fontsize='small')
-    _save(figure, target)
+    save_figure(figure, target)
 
 
 def _plot_boundaries(target: Path) -> None:
@@ -244,10 +244,4 @@ def _plot_boundaries(target: Path) -> None:
                 axis.contour(sides, sides, logits.detach().reshape(200, 200).T, [0.], colors='black', linestyles=style)
             axis.set(title=f'{name}, {count} samples', xticks=[], yticks=[])
     figure.suptitle('Decision boundaries; dashed: the Bayes rule')
-    _save(figure, target)
-
-
-def _save(figure: plt.Figure, target: Path) -> None:
-    # Without a date in it: the same numbers are the same file.
-    figure.savefig(target, dpi=100, metadata={'Software': None})
-    plt.close(figure)
+    save_figure(figure, target)
