@@ -1,7 +1,9 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, and where those are kept that can be made again."""
 
 import os
 from pathlib import Path
+
+import torch
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -32,3 +34,8 @@ def sync_folder(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def default_cache() -> Path:
+    """The folder of what can be made again, beside what torch keeps: `TORCH_HOME` moves both."""
+    return Path(torch.hub.get_dir()).parent / 'dit_timm'

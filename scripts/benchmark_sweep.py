@@ -16,13 +16,13 @@ from typing import Any, Callable, Dict, List, Optional
 import torch
 
 from dit_timm.cli import train
+from dit_timm.config.choices import positive_int
+from dit_timm.config.parts import DIT, PLAIN
 from dit_timm.data.resident import ResidentSplits
-from dit_timm.training.config import positive_int
 from dit_timm.training.environment import environment
 from dit_timm.training.logs import write_csv
 from dit_timm.training.pool import Job
 from dit_timm.training.processes import Processes
-from dit_timm.training.variants import DIT, PLAIN
 
 _RECIPE = Path(__file__).parent / 'recipes' / 'cifar_resnet20.yaml'
 _WARMUP_TURNS = 5
@@ -75,7 +75,7 @@ def _job(args: argparse.Namespace, number: int, resident: ResidentSplits, folder
         '--config', str(args.recipe), '--data-dir', args.data_dir, '--device', args.device, '--seed', str(number),
         '--variant', args.variants[number % len(args.variants)], '--checkpoint-seconds', '1e9',
     ])
-    processes = Processes(argparse.Namespace(device=args.device))
+    processes = Processes(args.device)
     trainer = train.create_trainer(options, processes, resident=resident, show=False)
     return Job(folder.name, trainer, folder, macs=1.)
 

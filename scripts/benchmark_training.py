@@ -23,8 +23,8 @@ from tqdm import tqdm
 
 from dit_timm.benchmark.results import Row, write_rows
 from dit_timm.benchmark.turns import CommandFailedError, InTurns
+from dit_timm.config.choices import positive_int
 from dit_timm.data.digits import digits_folder
-from dit_timm.training.config import positive_int
 from dit_timm.training.environment import environment
 
 BARE, OURS, TIMM = 'bare loop', 'scripts/train.py', 'train.py of timm'

@@ -14,10 +14,10 @@ from typing import Dict, List, Optional, Tuple
 
 import readme_block
 
+from dit_timm.config.parts import DIT, PLAIN
 from dit_timm.errors import InvalidInputError, UserError
 from dit_timm.results.rows import LABELS, REMOVED, Row, Summary, by_seed, groups, paired, summary
 from dit_timm.training.logs import read_csv
-from dit_timm.training.variants import DIT, PLAIN
 
 RESULTS = Path(__file__).parent.parent / 'hub' / 'results'
 _HEADINGS = ('network', 'variant', 'parameters (M)', 'runs', 'top-1 (%)', 'against plain (points)', 'top-5 (%)', 'loss')

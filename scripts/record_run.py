@@ -19,17 +19,17 @@ import yaml
 
 from dit_timm.analysis.ablation import quadratic_terms, remove_quadratic
 from dit_timm.cli.printing import set_up_printing
+from dit_timm.config.parts import DIT, PLAIN
+from dit_timm.config.recipe import RECIPE, differences, sha256_of
+from dit_timm.config.training import dit_network
 from dit_timm.data.loaders import eval_loader
 from dit_timm.data.splits import data_config, open_split
 from dit_timm.errors import InvalidInputError, MissingFileError, UserError, message_of
-from dit_timm.results.differences import differences
 from dit_timm.results.rows import REMOVED, add_rows
-from dit_timm.training.config import RECIPE, sha256_of
 from dit_timm.training.engine import evaluate
 from dit_timm.training.environment import environment
 from dit_timm.training.logs import read_csv
 from dit_timm.training.trained import load_trained, result_on_test
-from dit_timm.training.variants import DIT, PLAIN, dit_network
 
 _FACTS = ('device', 'threads', 'torch', 'timm')
 _FILES = ('args.yaml', 'summary.csv', 'results.csv', 'environment.csv', 'model.safetensors')

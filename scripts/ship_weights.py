@@ -11,6 +11,7 @@ The tag then needs an entry in `default_cfgs` of its model.
 import argparse
 import hashlib
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
 
@@ -113,9 +114,7 @@ def _write_sums() -> None:
 def _write_row(name: str, path: Path, split: str, options: Mapping[str, Any]) -> None:
     """Evaluate a file of weights as validate.py does with its defaults, whatever the run's precision and batches."""
     args, = validate.parse_args(['--checkpoint', str(path)])
-    result = validate.validate(argparse.Namespace(**{
-        **vars(args), **{key: options[key] for key in _DATA}, 'val_split': split,
-    }))
+    result = validate.validate(replace(args, **{key: options[key] for key in _DATA}, val_split=split))
     facts = environment(args.device)
     row = {
         'weights': name, 'sha256': hashlib.sha256(path.read_bytes()).hexdigest(),

@@ -10,7 +10,7 @@ import timm
 import torch
 
 from .. import available_backends
-from ..training.config import positive_int
+from ..config.choices import positive_int
 from .checks import dtype_of
 from .scaling import SERIES
 from .shape import Shape

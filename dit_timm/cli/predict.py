@@ -5,11 +5,11 @@ Evidence is the logit above the mean of all logits, which is what the softmax se
 without it, in percent: negative where the term spoke against the class, above 100 where all else did.
 """
 
-import argparse
 import io
 import sys
 import urllib.error
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 from typing import List, NamedTuple, Optional
 
@@ -23,19 +23,27 @@ from timm.utils import setup_default_logging
 from torch import nn
 
 from ..analysis.ablation import without_quadratic
+from ..config.options import Parser, option
+from ..config.parts import ModelConfig, TrainedConfig
 from ..data.dataset import UnreadableImageError
 from ..data.folders import find_files
 from ..data.images import to_mode
 from ..data.splits import data_config
 from ..errors import MissingFileError, UserError, message_of
-from ..training.config import Parser, positive_int
 from ..training.engine import autocast
-from ..training.options import add_input_options, add_model_options
-from ..training.trained import add_checkpoint_option, load_trained, parse_with_run, read_classes
+from ..training.trained import load_trained, parse_with_run, read_classes
 from .printing import set_up_printing
 
 _TIMEOUT_SECONDS = 20
 _MAX_BYTES = 64 << 20
+
+
+@dataclass(kw_only=True)
+class PredictionConfig(TrainedConfig):
+    """The options of a prediction."""
+
+    images: List[str] = option(metavar='IMAGE', positional=True)
+    topk: int = option(5, 'classes to print', metavar='N', low=1)
 
 
 class Prediction(NamedTuple):
@@ -54,7 +62,7 @@ class Prediction(NamedTuple):
 
 # Not torch.inference_mode: see training.wide_bfloat16.
 @torch.no_grad()
-def predict(model: nn.Module, image: torch.Tensor, args: argparse.Namespace, topk: int) -> Prediction:
+def predict(model: nn.Module, image: torch.Tensor, args: ModelConfig, topk: int) -> Prediction:
     """Classify an image (C, H, W), normalised."""
     def logits() -> torch.Tensor:
         with autocast(args):
@@ -126,13 +134,8 @@ def main(argv: Optional[List[str]] = None) -> int:
     """Classify and print; returns the exit code, 1 if an image could not be read, or nothing be done."""
     set_up_printing()
     setup_default_logging()
-    parser = Parser(description=__doc__)
-    parser.add_argument('images', nargs='+', metavar='IMAGE')
-    parser.add_argument('--topk', type=positive_int, default=5, metavar='N', help='classes to print')
-    add_checkpoint_option(parser)
-    add_input_options(parser)
-    add_model_options(parser)
-    args = parse_with_run(parser, argv)
+    parser = Parser(PredictionConfig, __doc__)
+    args = parse_with_run(parser, parser.given(argv))
     try:
         return _predict(args)
     except (UserError, OSError) as error:
@@ -140,7 +143,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         return 1
 
 
-def _predict(args: argparse.Namespace) -> int:
+def _predict(args: PredictionConfig) -> int:
     model = load_trained(args)
     names = read_classes(args, model)
     config = data_config(args, model)

@@ -9,13 +9,12 @@ Call it again after it was stopped, by Ctrl-C, a power cut or `--minutes`: runs 
 others go on. With `--minutes` it trains as many whole runs as fit, by the speed that it measures.
 """
 
-import argparse
 import copy
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Dict, List, Optional
 
-import torch
 from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.table import Table
@@ -23,19 +22,20 @@ from rich.text import Text
 from timm.utils import setup_default_logging
 
 from ..analysis.costs import count_costs
+from ..config.options import Options, Parser, option
+from ..config.parts import PLAIN, default_device
+from ..config.recipe import RECIPE, differences, recipe_text, sha256_of
+from ..config.training import TrainingConfig, dit_network, parse_training
 from ..data.resident import ResidentSplits
 from ..errors import InvalidInputError, MissingFileError, message_of
-from ..results.differences import differences
 from ..results.rows import paired, summary
 from ..training.checkpoint import list_checkpoints
-from ..training.config import RECIPE, Parser, positive_int, recipe_text, sha256_of, words_of
 from ..training.interrupt import Interrupt
 from ..training.logs import read_csv
 from ..training.pool import RUN_ERRORS, Job, Pool, Waiting
 from ..training.processes import Processes
 from ..training.sweep import Sweep, SweepRun, read_sweep
 from ..training.trained import result_on_test
-from ..training.variants import PLAIN, dit_network
 from . import train
 from .printing import set_up_printing
 
@@ -44,24 +44,28 @@ _TOGETHER_ON_GPU = 10
 _CHECKPOINT_SECONDS = 60.
 
 
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+@dataclass(kw_only=True)
+class SweepConfig(Options):
+    """The options of a sweep."""
+
+    sweep: Path = option(metavar='SWEEP.yaml', positional=True)
+    data_dir: Optional[str] = option(None, 'folder with the data', metavar='DIR')
+    output: Optional[Path] = option(None, 'folder of the runs (default: output/sweeps/NAME)', metavar='DIR')
+    minutes: Optional[float] = option(None, 'time for all (default: no limit)', metavar='M', low=0)
+    together: Optional[int] = option(
+        None, f'runs at once (default: {_TOGETHER_ON_GPU} on a GPU, 1 on a CPU)', metavar='N', low=1,
+    )
+    device: str = option(default_device)
+    skip_recorded: Optional[Path] = option(
+        None, 'leave out runs of which the CSV that record_run.py writes has a row, with the same recipe and options',
+        metavar='CSV',
+    )
+    dry_run: bool = option(False, 'list the runs and how far they are')
+
+
+def parse_args(argv: Optional[List[str]] = None) -> SweepConfig:
     """Parse the command line."""
-    parser = Parser(description=__doc__)
-    parser.add_argument('sweep', type=Path, metavar='SWEEP.yaml')
-    parser.add_argument('--data-dir', metavar='DIR', help='folder with the data')
-    parser.add_argument('--output', type=Path, metavar='DIR', help='folder of the runs (default: output/sweeps/NAME)')
-    parser.add_argument('--minutes', type=float, metavar='M', help='time for all (default: no limit)')
-    parser.add_argument(
-        '--together', type=positive_int, metavar='N',
-        help=f'runs at once (default: {_TOGETHER_ON_GPU} on a GPU, 1 on a CPU)',
-    )
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument(
-        '--skip-recorded', type=Path, metavar='CSV',
-        help='leave out runs of which the CSV that record_run.py writes has a row, with the same recipe and options',
-    )
-    parser.add_argument('--dry-run', action='store_true', help='list the runs and how far they are')
-    args = parser.parse_args(argv)
+    args = SweepConfig(**Parser(SweepConfig, __doc__).given(argv))
     args.output = args.output or Path('output', 'sweeps', args.sweep.stem)
     args.together = args.together or (_TOGETHER_ON_GPU if args.device.startswith('cuda') else 1)
     return args
@@ -79,10 +83,10 @@ class Runs:
         SystemExit: An option is unknown, or a folder holds a run with other options.
     """
 
-    def __init__(self, args: argparse.Namespace, sweep: Sweep) -> None:
+    def __init__(self, args: SweepConfig, sweep: Sweep) -> None:
         self.args, self.sweep = args, sweep
         self.options = {run.name: self._options(run) for run in sweep.runs}
-        self.processes = Processes(argparse.Namespace(device=args.device))
+        self.processes = Processes(args.device)
         any_options = next(iter(self.options.values()))
         self.resident = ResidentSplits(args.device, any_options.data_cache)
 
@@ -90,28 +94,24 @@ class Runs:
         """The folder of a run."""
         return self.args.output / name
 
-    def command(self, run: SweepRun) -> List[str]:
-        """The command line of scripts/train.py that makes a new run."""
+    def _options(self, run: SweepRun) -> TrainingConfig:
+        """Options of a run; those of a run that has begun must be the same."""
+        folder = self.folder(run.name)
         words = [
             '--config', str(run.recipe), '--model', run.model, '--variant', run.variant, '--seed', str(run.seed),
             '--output', str(self.args.output), '--experiment', run.name, '--device', self.args.device,
-            '--checkpoint-seconds', str(_CHECKPOINT_SECONDS),
         ]
         if self.args.data_dir:
             words += ['--data-dir', self.args.data_dir]
-        return words + words_of(train.create_parser(), run.options, str(self.sweep.path))
-
-    def _options(self, run: SweepRun) -> argparse.Namespace:
-        """Options of a run; those of a run that has begun must be the same."""
-        folder, words = self.folder(run.name), self.command(run)
-        if not (folder / 'args.yaml').is_file():
-            return train.parse_args(words)
-        if (folder / RECIPE).read_text() != recipe_text(run.recipe):
-            raise InvalidInputError(
-                f'{folder} is of a run with another recipe than {run.recipe} is now. Name another --output, or remove '
-                f'the folder.'
-            )
-        return train.parse_args([*words, '--resume', str(folder)])
+        if (folder / 'args.yaml').is_file():
+            if (folder / RECIPE).read_text() != recipe_text(run.recipe):
+                raise InvalidInputError(
+                    f'{folder} is of a run with another recipe than {run.recipe} is now. Name another --output, or '
+                    f'remove the folder.'
+                )
+            words += ['--resume', str(folder)]
+        options = {'checkpoint_seconds': _CHECKPOINT_SECONDS, **run.options}
+        return parse_training(words, train.__doc__, options, str(self.sweep.path))
 
     def has_ended(self, name: str) -> bool:
         """Whether the results of a run are written."""
@@ -160,7 +160,7 @@ class Runs:
                     )
 
 
-def _check_together(options: argparse.Namespace, args: argparse.Namespace) -> None:
+def _check_together(options: TrainingConfig, args: SweepConfig) -> None:
     """Refuse what runs in one process would share."""
     if options.log_wandb:
         raise InvalidInputError('--log-wandb has one run in a process; --log-tensorboard can have many.')
@@ -206,7 +206,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         return 1
 
 
-def _train(args: argparse.Namespace) -> int:
+def _train(args: SweepConfig) -> int:
     runs = Runs(args, read_sweep(args.sweep))
     recorded = _recorded(args, runs)
     waiting = [
@@ -238,7 +238,7 @@ def _report(line: str) -> None:
     print(line, flush=True)
 
 
-def _recorded(args: argparse.Namespace, runs: Runs) -> List[str]:
+def _recorded(args: SweepConfig, runs: Runs) -> List[str]:
     """Names of the runs that a CSV of results has."""
     if args.skip_recorded is None:
         return []

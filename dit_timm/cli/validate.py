@@ -9,10 +9,9 @@ ImageNet and its variants: `--valid-labels imagenet_a` or `imagenet_r` for Image
 ImageNet-V2 and -Sketch need a folder named by `--data-dir` and nothing else.
 """
 
-import argparse
-import copy
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
@@ -22,74 +21,71 @@ from timm.layers import apply_test_time_pool
 from timm.utils import setup_default_logging
 
 from ..analysis.ablation import remove_quadratic
+from ..config.options import Parser, option
+from ..config.parts import EvaluationConfig, TrainedConfig
 from ..data.dataset import readable
 from ..data.labels import SomeClasses, read_valid_labels
 from ..data.loaders import eval_loader
 from ..data.splits import class_names, data_config, open_evaluated
 from ..errors import InvalidInputError, UserError, message_of
 from ..pretrained.sources import is_source
-from ..training.config import Parser
 from ..training.confusion import Confusion
 from ..training.engine import evaluate, summary_line
 from ..training.logs import write_csv
 from ..training.model import check_model
-from ..training.options import add_data_options, add_input_options, add_model_options
-from ..training.trained import add_checkpoint_option, known_classes, load_trained, parse_with_run
+from ..training.trained import known_classes, load_trained, parse_with_run
 from .printing import set_up_printing
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(description=__doc__)
-    add_checkpoint_option(parser, several=True)
-    parser.add_argument(
-        '--results-file', type=Path, metavar='FILE',
-        help='write CSV rows as timm\'s validate.py does, in place of what was there',
+@dataclass(kw_only=True)
+class ValidationConfig(TrainedConfig, EvaluationConfig):
+    """The options of an evaluation."""
+
+    checkpoint: Optional[Path] = option(
+        None, 'a run\'s folder, or weights: safetensors, or a checkpoint of timm\'s train.py; several are evaluated '
+              'one after the other', metavar='FILE', several=True,
     )
-    parser.add_argument('--per-class', type=Path, metavar='FILE', help='write a CSV row for each class')
-    parser.add_argument('--confusion', type=Path, metavar='FILE', help='draw the confusion matrix, as a PNG')
-    parser.add_argument(
-        '--valid-labels', metavar='FILE',
-        help='classes of the network that the data have, by number, a line each; or imagenet_a, imagenet_r',
+    results_file: Optional[Path] = option(
+        None, 'write CSV rows as timm\'s validate.py does, in place of what was there', metavar='FILE',
     )
-    parser.add_argument(
-        '--real-labels', nargs='?', const='', metavar='FILE',
-        help='judge top-1 and top-5 by ImageNet\'s ReaL labels: timm\'s, or those of a JSON file',
+    per_class: Optional[Path] = option(None, 'write a CSV row for each class', metavar='FILE')
+    confusion: Optional[Path] = option(None, 'draw the confusion matrix, as a PNG', metavar='FILE')
+    valid_labels: Optional[str] = option(
+        None, 'classes of the network that the data have, by number, a line each; or imagenet_a, imagenet_r',
+        metavar='FILE',
     )
-    parser.add_argument(
-        '--without-quadratic', action='store_true', help='with the quadratic terms at zero, to see what they are worth',
+    real_labels: Optional[str] = option(
+        None, 'judge top-1 and top-5 by ImageNet\'s ReaL labels: timm\'s, or those of a JSON file', metavar='FILE',
+        nargs='?', const='',
     )
-    add_data_options(parser)
-    add_input_options(parser)
-    parser.add_argument(
-        '--use-train-size', action='store_true',
-        help='the size and crop of training, where pretrained weights have others for tests',
+    without_quadratic: bool = option(False, 'with the quadratic terms at zero, to see what they are worth')
+    use_train_size: bool = option(
+        False, 'the size and crop of training, where pretrained weights have others for tests',
     )
-    parser.add_argument('--test-pool', action='store_true', help='pool at test time over larger images')
-    add_model_options(parser, several=True)
-    return parser
+    test_pool: bool = option(False, 'pool at test time over larger images')
+    model: str = option(
+        'dit_resnet20', 'name, pattern of names with pretrained weights, local-dir:FOLDER or hf-hub:OWNER/NAME; '
+                        'several are evaluated one after the other', metavar='NAME', several=True,
+    )
 
 
-def parse_args(argv: Optional[List[str]] = None) -> List[argparse.Namespace]:
-    """Parse the command line; returns the options of each network, with those of the run that wrote it as defaults."""
-    parser = _parser()
-    args = parser.parse_args(argv)
-    if args.checkpoint is None:
-        parsed = parse_with_run(parser, argv)
-        return [_of_model(parsed, name) for pattern in parsed.model for name in _names(parser, pattern)]
-    several = []
-    for checkpoint in args.checkpoint:
-        parsed = parse_with_run(_parser(), argv, checkpoint)
-        if isinstance(parsed.model, list):
-            if len(parsed.model) > 1:
-                parser.error(f'--model must name one network, that of --checkpoint; got {" ".join(parsed.model)}.')
-            parsed = _of_model(parsed, parsed.model[0])
-        several.append(parsed)
-    if len(several) > 1 and (args.per_class or args.confusion):
+def parse_args(argv: Optional[List[str]] = None) -> List[ValidationConfig]:
+    """Parse the command line; returns the options of each network, above those of the run that wrote it."""
+    parser = Parser(ValidationConfig, __doc__)
+    given = parser.given(argv)
+    checkpoints, models = given.pop('checkpoint', []), given.pop('model', [])
+    if not checkpoints:
+        names = [name for pattern in models or [ValidationConfig.model] for name in _names(parser, pattern)]
+        return [parse_with_run(parser, {**given, 'model': name}) for name in names]
+    if len(models) > 1:
+        parser.error(f'--model must name one network, that of --checkpoint; got {" ".join(models)}.')
+    if len(checkpoints) > 1 and ('per_class' in given or 'confusion' in given):
         parser.error('--per-class and --confusion write one file, of one network.')
-    return several
+    own = {'model': models[0]} if models else {}
+    return [parse_with_run(parser, {**given, **own, 'checkpoint': checkpoint}) for checkpoint in checkpoints]
 
 
-def _names(parser: argparse.ArgumentParser, pattern: str) -> List[str]:
+def _names(parser: Parser, pattern: str) -> List[str]:
     if is_source(pattern) or not any(character in pattern for character in '*?['):
         return [pattern]
     names = timm.list_pretrained(pattern)
@@ -98,11 +94,7 @@ def _names(parser: argparse.ArgumentParser, pattern: str) -> List[str]:
     return names
 
 
-def _of_model(args: argparse.Namespace, name: str) -> argparse.Namespace:
-    return argparse.Namespace(**{**vars(copy.deepcopy(args)), 'model': name})
-
-
-def validate(args: argparse.Namespace) -> Dict[str, Any]:
+def validate(args: ValidationConfig) -> Dict[str, Any]:
     """Evaluate one network, and write what the options ask for; returns its row of results, as timm's."""
     check_model(args)
     dataset, indices = open_evaluated(args)
@@ -159,7 +151,7 @@ def validate(args: argparse.Namespace) -> Dict[str, Any]:
     }
 
 
-def _check_names(args: argparse.Namespace, known: Optional[List[str]], classes: List[str]) -> None:
+def _check_names(args: ValidationConfig, known: Optional[List[str]], classes: List[str]) -> None:
     """Refuse data whose classes are others than those that the network was trained on."""
     if known is not None and known != classes:
         data = f'{args.data_dir} has' if args.data_dir else 'the handwritten digits, taken for want of --data-dir, have'
@@ -173,7 +165,7 @@ def _some(names: List[str]) -> str:
     return ', '.join(names[:10]) + ', ...' * (len(names) > 10)
 
 
-def _real_labels(args: argparse.Namespace, dataset: Any) -> Optional[RealLabelsImagenet]:
+def _real_labels(args: ValidationConfig, dataset: Any) -> Optional[RealLabelsImagenet]:
     if args.real_labels is None:
         return None
     if args.skip_bad_images or ' of ' in args.val_split:

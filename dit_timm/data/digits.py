@@ -9,7 +9,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from .cache import default_cache
+from ..files import default_cache
 
 
 def digits_folder() -> Path:

@@ -1,43 +1,20 @@
 """What a network is given: its channels, its image size and how pixels are normalised, from options named as timm's."""
 
 import json
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Dict, Mapping, Optional
 
 from timm.data import resolve_data_config
 from torch import nn
 
+from ..config.options import facts_of
+from ..config.parts import IMAGE_MODES, NetworkConfig, requested_input
 from ..errors import InvalidInputError
 
 _REQUESTS = ('in_chans', 'input_size', 'img_size')
 _STATISTICS = ('mean', 'std')
 # In the metadata of files of weights, see `options_metadata`.
 OPTIONS = 'options'
-_SAID = (
-    'num_classes', 'model_kwargs', 'variant', *_REQUESTS, *_STATISTICS, 'input_img_mode', 'interpolation', 'crop_pct',
-    'crop_mode',
-)
-# Modes of Pillow with 8 bits a channel, and how many channels they have.
-IMAGE_MODES = {'L': 1, 'LA': 2, 'RGB': 3, 'YCbCr': 3, 'LAB': 3, 'HSV': 3, 'RGBA': 4, 'CMYK': 4}
 _MODE_OF_CHANNELS = {1: 'L', 2: 'LA', 3: 'RGB', 4: 'RGBA'}
-
-
-def requested_input(options: Mapping[str, Any]) -> Tuple[Optional[int], Optional[Tuple[int, int]]]:
-    """The channels and the image size (H, W) that options ask for; None where they ask for none.
-
-    Args:
-        options: Of them, `in_chans`, `img_size` and `input_size` (C, H, W).
-
-    Raises:
-        InvalidInputError: They contradict each other.
-    """
-    channels, side, size = (options.get(name) for name in ('in_chans', 'img_size', 'input_size'))
-    if size is None:
-        return channels, None if side is None else (side, side)
-    if channels not in (None, size[0]):
-        raise InvalidInputError(f'--in-chans {channels} and --input-size {_words(size)} differ: leave one of them out.')
-    if side is not None and (side, side) != tuple(size[1:]):
-        raise InvalidInputError(f'--img-size {side} and --input-size {_words(size)} differ: leave one of them out.')
-    return size[0], tuple(size[1:])
 
 
 def input_arguments(options: Mapping[str, Any], fixed_input_size: Optional[bool]) -> Dict[str, Any]:
@@ -97,7 +74,10 @@ def input_config(options: Mapping[str, Any], model: nn.Module, use_test_size: bo
 
 def options_metadata(options: Mapping[str, Any]) -> Dict[str, str]:
     """What a file of weights says of the options that its network and its images need, beside the network's name."""
-    said = {name: options[name] for name in _SAID if options.get(name) not in (None, '', {})}
+    said = {
+        name: options[name] for name, facts in facts_of(NetworkConfig).items()
+        if facts.in_weights and options.get(name) not in (None, '', {})
+    }
     return {OPTIONS: json.dumps(said, sort_keys=True)}
 
 

@@ -1,6 +1,5 @@
 """Batches of images."""
 
-import argparse
 from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 import torch
@@ -9,19 +8,21 @@ from timm.data.loader import fast_collate
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 from torchvision.transforms import Compose, RandomCrop
 
+from ..config.parts import EvaluationConfig, is_stream
+from ..config.training import TrainingConfig
 from ..errors import InvalidInputError
 from .dataset import Images, set_transform
 from .prefetched import Prefetched
 from .resident import ResidentEvalBatches, ResidentSplits, ResidentTrainBatches, check_augmentation
 from .sampler import EpochBatches
-from .streams import StreamBatches, check_labels, check_shards, is_stream, read_whole, stream_loader
+from .streams import StreamBatches, check_labels, check_shards, read_whole, stream_loader
 
 # What gives (images, targets) on the device.
 Batches = Union[Prefetched, ResidentTrainBatches, ResidentEvalBatches]
 
 
 def train_loader(
-        args: argparse.Namespace,
+        args: TrainingConfig,
         dataset: Dataset,
         config: Dict[str, Any],
         indices: Optional[Sequence[int]] = None,
@@ -83,7 +84,7 @@ def train_loader(
     return _loader(args, images, config, batches), batches
 
 
-def _epoch_batches(args: argparse.Namespace, size: int, rank: int, world_size: int) -> EpochBatches:
+def _epoch_batches(args: TrainingConfig, size: int, rank: int, world_size: int) -> EpochBatches:
     batches = EpochBatches(size, args.batch_size, args.seed, rank, world_size)
     if batches.batches == 0:
         together = f' in each of {world_size} processes' if world_size > 1 else ''
@@ -94,7 +95,7 @@ def _epoch_batches(args: argparse.Namespace, size: int, rank: int, world_size: i
 
 
 def eval_loader(
-        args: argparse.Namespace,
+        args: EvaluationConfig,
         dataset: Dataset,
         config: Dict[str, Any],
         indices: Optional[Sequence[int]] = None,
@@ -131,7 +132,7 @@ def eval_loader(
     return _loader(args, images, config, BatchSampler(share, args.batch_size, drop_last=False))
 
 
-def _loader(args: argparse.Namespace, images: Images, config: Dict[str, Any], batches: Any) -> Prefetched:
+def _loader(args: EvaluationConfig, images: Images, config: Dict[str, Any], batches: Any) -> Prefetched:
     device = torch.device(args.device)
     loader = DataLoader(
         images,

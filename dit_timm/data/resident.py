@@ -5,7 +5,6 @@ pixels of a split are kept on the device as they are after decoding, uint8, and 
 digest of the images and of how they are decoded: a split that has not changed is not decoded again.
 """
 
-import argparse
 import hashlib
 import logging
 import os
@@ -20,12 +19,13 @@ from timm.data.loader import fast_collate
 from timm.data.transforms import ToNumpy
 from torch.utils.data import DataLoader, Dataset
 
+from ..config.parts import EvaluationConfig, is_stream
+from ..config.training import TrainingConfig
 from ..errors import DamagedFileError, InvalidInputError, UnavailableError
 from ..pretrained.weight_files import digest, read_weights
 from .dataset import Images, set_transform
 from .randomness import seed_of
 from .sampler import EpochBatches
-from .streams import is_stream
 
 _logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ class ResidentImages(NamedTuple):
     digest: str
 
 
-def check_augmentation(args: argparse.Namespace) -> None:
+def check_augmentation(args: TrainingConfig) -> None:
     """Refuse what cannot be done on the device.
 
     Raises:
@@ -113,7 +113,7 @@ class ResidentSplits:
         self.device, self.cache = torch.device(device), cache
         self._splits: Dict[Tuple[Any, ...], ResidentImages] = {}
 
-    def train(self, args: argparse.Namespace, dataset: Dataset, config: Dict[str, Any]) -> ResidentImages:
+    def train(self, args: TrainingConfig, dataset: Dataset, config: Dict[str, Any]) -> ResidentImages:
         """The images of `--train-split` as they are, with a black border as wide as `--crop-padding`.
 
         Args:
@@ -133,7 +133,7 @@ class ResidentSplits:
         return self._splits[key]
 
     def evaluation(
-            self, args: argparse.Namespace, split: str, dataset: Dataset, config: Dict[str, Any],
+            self, args: EvaluationConfig, split: str, dataset: Dataset, config: Dict[str, Any],
     ) -> ResidentImages:
         """The images of a split as evaluation resizes and crops them; see `train`."""
         kwargs = {name: config[name] for name in ('interpolation', 'crop_pct', 'crop_mode')}
@@ -143,7 +143,7 @@ class ResidentSplits:
         return self._open(args, split, dataset, config, transform, tuple(kwargs.values()))
 
     def _open(
-            self, args: argparse.Namespace, split: str, dataset: Dataset, config: Dict[str, Any], transform: Callable,
+            self, args: EvaluationConfig, split: str, dataset: Dataset, config: Dict[str, Any], transform: Callable,
             how: Tuple[Any, ...],
     ) -> ResidentImages:
         key = self._key(args, split, config, how)
@@ -155,7 +155,7 @@ class ResidentSplits:
 
     @staticmethod
     def _key(
-            args: argparse.Namespace, split: str, config: Dict[str, Any], how: Tuple[Any, ...],
+            args: EvaluationConfig, split: str, config: Dict[str, Any], how: Tuple[Any, ...],
     ) -> Tuple[Any, ...]:
         source = (args.dataset, args.data_dir, args.class_map, args.input_key, args.target_key, split)
         return source, tuple(config['input_size']), config['input_img_mode'], *how

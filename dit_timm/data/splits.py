@@ -1,6 +1,5 @@
 """Data sets, through timm.data."""
 
-import argparse
 from pathlib import Path
 from typing import Any, Dict, List, Optional, Tuple
 
@@ -10,6 +9,8 @@ from timm.data import create_dataset
 from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 
+from ..config.parts import DataConfig, InputConfig
+from ..config.training import TrainingConfig
 from ..errors import InvalidInputError, MissingFileError
 from .archives import check_archive, compressed
 from .class_map import read_class_map
@@ -23,7 +24,7 @@ _CACHED = ('hfds/', 'hfids/')
 _SYNONYMS = {'train': ('training',), 'validation': ('val', 'valid', 'eval', 'evaluation')}
 
 
-def open_split(args: argparse.Namespace, split: str, is_training: bool = False) -> Dataset:
+def open_split(args: DataConfig, split: str, is_training: bool = False) -> Dataset:
     """Open one split of the data that the options name.
 
     With `--data-dir DIR`, a split is a folder `DIR/<split>`, an archive `DIR/<split>.tar`, or what timm makes of
@@ -46,7 +47,7 @@ def open_split(args: argparse.Namespace, split: str, is_training: bool = False) 
             download=args.dataset_download,
             batch_size=args.batch_size,
             # Readers shuffle what they train on by it; what is evaluated stays in order.
-            seed=getattr(args, 'seed', 0),
+            seed=args.seed if isinstance(args, TrainingConfig) else 0,
             num_samples=args.train_num_samples if is_training else args.val_num_samples,
             input_key=args.input_key,
             target_key=args.target_key,
@@ -113,7 +114,7 @@ def held_out_name(share: float, split: str) -> str:
     return f'{share} of {split}'
 
 
-def open_evaluated(args: argparse.Namespace) -> Tuple[Dataset, Optional[List[int]]]:
+def open_evaluated(args: DataConfig) -> Tuple[Dataset, Optional[List[int]]]:
     """Open `--val-split`, a split or the images that a run held out; returns it and its images, None for all."""
     share, _, split = args.val_split.partition(' of ')
     if not split:
@@ -173,7 +174,7 @@ def check_classes(train_set: Dataset, other: Optional[Dataset], num_classes: Opt
     return num_classes or len(classes)
 
 
-def data_config(args: argparse.Namespace, model: nn.Module, use_test_size: bool = False) -> Dict[str, Any]:
+def data_config(args: InputConfig, model: nn.Module, use_test_size: bool = False) -> Dict[str, Any]:
     """What a network is shown of an image: see `input_config`, and 'input_img_mode', see `image_mode`."""
     config = input_config(vars(args), model, use_test_size)
     return {**config, 'input_img_mode': image_mode(vars(args), config['input_size'][0])}

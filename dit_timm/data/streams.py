@@ -3,26 +3,20 @@
 What cannot be opened at any place cannot be resumed at any batch: a run on such data resumes at the epoch.
 """
 
-import argparse
 from typing import Any, Dict
 
 import torch
 from timm.data.loader import fast_collate
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
+from ..config.parts import EvaluationConfig, is_stream
+from ..config.training import TrainingConfig
 from ..errors import InvalidInputError
 from .prefetched import Prefetched
 from .randomness import seed_of
 
-# timm's names for them.
-_PREFIXES = ('wds', 'hfids', 'tfds')
 # Apart from the seeds of images, steps and orders.
 _WORKERS = 1 << 21
-
-
-def is_stream(dataset: str) -> bool:
-    """Whether `--dataset` names data that are read as a stream."""
-    return dataset.partition('/')[0].lower() in _PREFIXES
 
 
 def as_opened(dataset: str) -> bool:
@@ -35,7 +29,7 @@ def size_of(dataset: Dataset) -> int:
     return dataset.reader.num_samples if isinstance(dataset, IterableDataset) else len(dataset)
 
 
-def check_options(args: argparse.Namespace) -> None:
+def check_options(args: TrainingConfig) -> None:
     """Refuse options that need images by number.
 
     Raises:
@@ -125,7 +119,7 @@ class StreamBatches:
 
 
 def stream_loader(
-        args: argparse.Namespace, dataset: IterableDataset, config: Dict[str, Any], batches: StreamBatches = None,
+        args: EvaluationConfig, dataset: IterableDataset, config: Dict[str, Any], batches: StreamBatches = None,
 ) -> Prefetched:
     """Batches of a stream: those of an epoch of training, or without `batches` all images in order."""
     device = torch.device(args.device)

@@ -7,9 +7,9 @@ from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Tu
 
 from scipy.stats import t as students_t
 
+from ..config.parts import DIT, FROZEN, MLP, PLAIN, TRANSPOSED
 from ..errors import InvalidInputError
 from ..training.logs import read_csv, write_csv
-from ..training.variants import DIT, FROZEN, MLP, PLAIN, TRANSPOSED
 
 Row = Dict[str, str]
 

@@ -8,7 +8,6 @@ A graph has no arguments: it reads and writes the same memory each time. So the 
 it, and numbers that change from step to step (learning rates, the decay of averaged weights) are tensors on the device.
 """
 
-import argparse
 from typing import Any, Callable, List, Optional, Tuple
 
 import torch
@@ -16,6 +15,7 @@ from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
 from torch import nn
 
+from ..config.training import TrainingConfig
 from ..errors import InvalidInputError
 from .optim import parameter_groups
 from .steps import Steps
@@ -27,7 +27,7 @@ OPTIMIZERS = {'sgd': _SGD, 'momentum': _SGD, 'adam': _ADAM, 'adamw': _ADAM}
 _WARMUP_STEPS = 3
 
 
-def why_uncaptured(args: argparse.Namespace, processes: int = 1) -> Optional[str]:
+def why_uncaptured(args: TrainingConfig, processes: int = 1) -> Optional[str]:
     """Say why the steps of a run cannot be captured; None where they can."""
     reasons = {
         'it needs a GPU.': torch.device(args.device).type != 'cuda',
@@ -156,7 +156,7 @@ class CapturedSteps(Steps):
 
 
 def create_steps(
-        args: argparse.Namespace, wrapped: nn.Module, model: nn.Module, batches: int, rank: int,
+        args: TrainingConfig, wrapped: nn.Module, model: nn.Module, batches: int, rank: int,
         uncaptured: Optional[str],
 ) -> Tuple[Steps, int]:
     """Create the optimizer, its schedule, and the steps, captured where they can be.

@@ -1,6 +1,5 @@
 """One epoch of training, and evaluation."""
 
-import argparse
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Callable, Dict, Iterator, Optional
 
@@ -12,16 +11,17 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from ..config.parts import ModelConfig
 from .wide_bfloat16 import WideBfloat16, has_bfloat16_kernels
 
 
-def lacks_bfloat16(args: argparse.Namespace) -> bool:
+def lacks_bfloat16(args: ModelConfig) -> bool:
     """Whether the options ask for bfloat16 on a CPU for which torch has no kernels of it."""
     on_cpu = torch.device(args.device).type == 'cpu'
     return args.amp and args.amp_dtype == 'bfloat16' and on_cpu and not has_bfloat16_kernels()
 
 
-def widened(args: argparse.Namespace, compiled: bool = False) -> AbstractContextManager:
+def widened(args: ModelConfig, compiled: bool = False) -> AbstractContextManager:
     """Inside, bfloat16 goes at the speed of float32 where it would be slow.
 
     Args:
@@ -32,7 +32,7 @@ def widened(args: argparse.Namespace, compiled: bool = False) -> AbstractContext
 
 
 @contextmanager
-def autocast(args: argparse.Namespace, compiled: bool = False) -> Iterator[None]:
+def autocast(args: ModelConfig, compiled: bool = False) -> Iterator[None]:
     """Mixed precision as the options ask for, `widened`; the backward pass belongs into `widened` too."""
     if not args.amp:
         yield
@@ -42,7 +42,7 @@ def autocast(args: argparse.Namespace, compiled: bool = False) -> Iterator[None]
         yield
 
 
-def prepared(images: torch.Tensor, args: argparse.Namespace) -> torch.Tensor:
+def prepared(images: torch.Tensor, args: ModelConfig) -> torch.Tensor:
     """Images in the memory format that the options ask for."""
     return images.contiguous(memory_format=torch.channels_last) if args.channels_last else images
 
@@ -52,7 +52,7 @@ def prepared(images: torch.Tensor, args: argparse.Namespace) -> torch.Tensor:
 def evaluate(
         model: nn.Module,
         loader: DataLoader,
-        args: argparse.Namespace,
+        args: ModelConfig,
         title: str,
         observe: Optional[Callable[[torch.Tensor, torch.Tensor], None]] = None,
         show: bool = True,

@@ -1,11 +1,11 @@
 """Numbers of a run on their way out: CSV, curves, TensorBoard, Weights & Biases."""
 
-import argparse
 import csv
 import io
 from pathlib import Path
 from typing import Any, Dict, List
 
+from ..config.training import TrainingConfig
 from ..errors import MissingPackageError
 from ..files import write_file
 from .curves import plot_curves
@@ -39,7 +39,7 @@ class Logs:
         MissingPackageError: `--log-tensorboard` or `--log-wandb` without the package.
     """
 
-    def __init__(self, folder: Path, args: argparse.Namespace) -> None:
+    def __init__(self, folder: Path, args: TrainingConfig) -> None:
         self.folder = folder
         self.tensorboard = self.wandb = None
         if args.log_tensorboard:

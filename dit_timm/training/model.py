@@ -1,6 +1,5 @@
 """The network that the options name."""
 
-import argparse
 import difflib
 import inspect
 import re
@@ -12,49 +11,18 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, Offl
 from timm.models import get_pretrained_cfg_value
 from torch import nn
 
-from ..data.inputs import input_arguments, requested_input
+from ..config.parts import NetworkConfig
+from ..config.training import TrainingConfig
+from ..data.inputs import input_arguments
 from ..errors import DamagedFileError, InvalidInputError, UnavailableError, UserError
 from ..pretrained.hub_errors import remedy
-from ..pretrained.sources import folder_of, is_source, read_source
+from ..pretrained.sources import is_source, read_source
 from . import variants
 
-# What a pretrained cfg says of images beside their size, in options of that name.
-_OF_IMAGES = ('mean', 'std', 'interpolation', 'crop_pct', 'crop_mode')
 _OF_PYTHON = {'self', 'args', 'kwargs'}
 
 
-def resolve_source(args: argparse.Namespace) -> None:
-    """Express `--model local-dir:...` or `hf-hub:...` by other options, of which `--pretrained-from` is one.
-
-    They say all that the network of a run needs, whatever becomes of the folder or repository.
-
-    Raises:
-        UserError: See `read_source`.
-    """
-    if not is_source(args.model):
-        return
-    if args.pretrained_from not in (None, args.model):
-        raise InvalidInputError(
-            f'--model {args.model} and --pretrained-from {args.pretrained_from}: leave one of them out.'
-        )
-    folder = folder_of(args.model)
-    args.pretrained_from = args.model if folder is None else f'local-dir:{folder.absolute()}'
-    source = read_source(args.pretrained_from)
-    args.model = source.architecture
-    args.model_kwargs = {**source.model_args, **args.model_kwargs}
-    own = source.cfg.get('input_size', (3, 224, 224))
-    channels, size = requested_input(vars(args))
-    channels = channels or args.model_kwargs.get('in_chans', own[0])
-    args.input_size = [channels, *(size or own[1:])]
-    for name in _OF_IMAGES:
-        value = source.cfg.get(name)
-        if getattr(args, name) in (None, '') and value is not None:
-            if isinstance(value, (tuple, list)):
-                value = list(value) if len(value) == channels else [sum(value) / len(value)]
-            setattr(args, name, value)
-
-
-def check_model(args: argparse.Namespace) -> None:
+def check_model(args: NetworkConfig) -> None:
     """Refuse a network that there is not, or `--model-kwargs` that are not its, before any data are read.
 
     Raises:
@@ -73,7 +41,7 @@ def check_model(args: argparse.Namespace) -> None:
         pass
 
 
-def build_model(args: argparse.Namespace, **kwargs: Any) -> nn.Module:
+def build_model(args: NetworkConfig, **kwargs: Any) -> nn.Module:
     """Create the network on its device and in its memory format.
 
     Args:
@@ -99,10 +67,11 @@ def build_model(args: argparse.Namespace, **kwargs: Any) -> nn.Module:
     return model.to(memory_format=torch.channels_last) if args.channels_last else model
 
 
-def _found(args: argparse.Namespace) -> Tuple[str, bool]:
+def _found(args: NetworkConfig) -> Tuple[str, bool]:
     """The name that timm takes for the network, and whether it is made for one image size."""
-    name = getattr(args, 'pretrained_from', None) if args.pretrained else None
-    name = name or args.model
+    name = args.model
+    if args.pretrained and isinstance(args, TrainingConfig):
+        name = args.pretrained_from or name
     if is_source(name):
         source = read_source(name)
         if args.model not in (name, source.architecture):
@@ -121,7 +90,7 @@ def _found(args: argparse.Namespace) -> Tuple[str, bool]:
         ) from error
 
 
-def _created(name: str, args: argparse.Namespace, pretrained: bool, kwargs: Dict[str, Any]) -> nn.Module:
+def _created(name: str, args: NetworkConfig, pretrained: bool, kwargs: Dict[str, Any]) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=pretrained, **kwargs)
     except TypeError as error:

@@ -1,6 +1,6 @@
 """The processes of a run: one, or those that torchrun started."""
 
-import argparse
+from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
@@ -14,26 +14,25 @@ class Processes:
     """Which process this is, and what they do together.
 
     Args:
-        args: Options; `device` becomes this process's own.
+        device: The device that is asked for.
+
+    Attributes:
+        device: This process's own.
 
     Raises:
         InvalidInputError: There is no such device.
     """
 
-    def __init__(self, args: argparse.Namespace) -> None:
+    def __init__(self, device: str) -> None:
+        # timm's words for where a process stands.
+        place = SimpleNamespace(device=device)
         try:
-            torch.device(args.device)
-        except RuntimeError as error:
-            raise InvalidInputError(f'--device {args.device} cannot be used: {error}') from error
-        try:
-            self.device = init_distributed_device(args)
-        except AssertionError as error:
-            # timm's word for a device that is not there.
-            raise InvalidInputError(f'--device {args.device} cannot be used: {error}') from error
-        self.rank, self.world_size = args.rank, args.world_size
-        # The run's options are written to its folder and must not say which process wrote them.
-        for name in ('rank', 'local_rank', 'world_size', 'distributed'):
-            delattr(args, name)
+            torch.device(device)
+            self.device = init_distributed_device(place)
+        except (RuntimeError, AssertionError) as error:
+            # The second is timm's word for a device that is not there.
+            raise InvalidInputError(f'--device {device} cannot be used: {error}') from error
+        self.rank, self.world_size = place.rank, place.world_size
 
     @property
     def is_primary(self) -> bool:

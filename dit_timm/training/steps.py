@@ -1,6 +1,5 @@
 """The steps of training: from batches to updates of the weights."""
 
-import argparse
 from contextlib import nullcontext
 from typing import Any, Dict, Optional
 
@@ -11,11 +10,12 @@ from timm.loss import BinaryCrossEntropy, LabelSmoothingCrossEntropy, SoftTarget
 from timm.utils import ModelEmaV3, NativeScaler, dispatch_clip_grad
 from torch import nn
 
+from ..config.training import TrainingConfig
 from ..data.randomness import seed_step
 from .engine import autocast, prepared, widened
 
 
-def create_loss(args: argparse.Namespace, mixes: bool) -> nn.Module:
+def create_loss(args: TrainingConfig, mixes: bool) -> nn.Module:
     """The loss that the options ask for; `mixes`: targets are distributions, as Mixup makes them."""
     if args.bce_loss:
         return BinaryCrossEntropy(
@@ -28,7 +28,7 @@ def create_loss(args: argparse.Namespace, mixes: bool) -> nn.Module:
     return LabelSmoothingCrossEntropy(args.smoothing) if args.smoothing else nn.CrossEntropyLoss()
 
 
-def create_mixup(args: argparse.Namespace, num_classes: int) -> Optional[Mixup]:
+def create_mixup(args: TrainingConfig, num_classes: int) -> Optional[Mixup]:
     """timm's Mixup and CutMix; None if the options ask for neither."""
     if not (args.mixup > 0 or args.cutmix > 0):
         return None
@@ -52,7 +52,7 @@ class Steps:
 
     def __init__(
             self, model: nn.Module, unwrapped: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any,
-            args: argparse.Namespace, rank: int = 0,
+            args: TrainingConfig, rank: int = 0,
     ) -> None:
         self.model, self.unwrapped, self.optimizer, self.scheduler = model, unwrapped, optimizer, scheduler
         self.args, self.rank = args, rank

@@ -15,9 +15,9 @@ from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Sequence
 import timm
 import yaml
 
+from ..config.parts import VARIANTS
 from ..errors import InvalidInputError, MissingFileError
 from ..pretrained.sources import folder_of, is_source, public_name, read_source
-from .variants import VARIANTS
 
 _KEYS = {'data': str, 'recipe': str, 'options': dict, 'runs': list}
 # What tells runs apart, or is the command line's.

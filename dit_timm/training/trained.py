@@ -1,6 +1,5 @@
 """Trained networks: from the folder or file of a run, of ours or of timm's, or pretrained."""
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
@@ -12,11 +11,12 @@ from safetensors import SafetensorError, safe_open
 from timm.models import get_pretrained_cfg_value
 from torch import nn
 
+from ..config.options import Parser
+from ..config.parts import TrainedConfig
 from ..data.inputs import OPTIONS
 from ..data.splits import held_out_name
 from ..errors import DamagedFileError, InvalidInputError
 from ..pretrained.weight_files import load_weights, read_weights
-from .config import read_options
 from .logs import read_csv
 from .model import build_model
 from .timm_checkpoint import options_of, read_checkpoint, weights_of
@@ -26,76 +26,64 @@ CLASSES = 'classes'
 _FILES = ('model.safetensors', 'model_best.pth.tar', 'last.pth.tar')
 
 
-def add_checkpoint_option(parser: argparse.ArgumentParser, several: bool = False) -> None:
-    """The option that names trained weights, of one network or of several."""
-    parser.add_argument(
-        '--checkpoint', type=Path, nargs='+' if several else None, metavar='FILE',
-        help='a run\'s folder, or weights: safetensors, or a checkpoint of timm\'s train.py'
-             + '; several are evaluated one after the other' * several,
-    )
-    parser.add_argument('--use-ema', action='store_true', help='the averaged weights of a checkpoint of timm\'s')
+def parse_with_run(parser: Parser, given: Mapping[str, Any]) -> TrainedConfig:
+    """The options of a command line, and below them those of the run that wrote `--checkpoint`.
 
-
-def parse_with_run(
-        parser: argparse.ArgumentParser, argv: Optional[List[str]] = None, checkpoint: Optional[Path] = None,
-) -> argparse.Namespace:
-    """Parse a command line, with the options of the run that wrote `--checkpoint` as defaults.
-
-    Ends the process, as a parser does, where weights are neither named nor pretrained.
+    The process ends, as after any wrong command line, where weights are neither named nor pretrained.
 
     Args:
-        parser: A parser with the options of `add_checkpoint_option` and `add_model_options`.
-        argv: Command line; that of the process if None.
-        checkpoint: The one to take where `--checkpoint` names several.
+        parser: A parser of a `TrainedConfig`.
+        given: What the command line says; of one network.
+
+    Returns:
+        The options, with the file of weights as `checkpoint`.
     """
-    if checkpoint is None:
-        first = argparse.ArgumentParser(add_help=False)
-        first.add_argument('--checkpoint', type=Path)
-        checkpoint = first.parse_known_args(argv)[0].checkpoint
+    checkpoint: Optional[Path] = given.get('checkpoint')
     if checkpoint is not None and checkpoint.is_dir():
         folder, checkpoint = checkpoint, next(filter(Path.is_file, map(checkpoint.joinpath, _FILES)), None)
         if checkpoint is None:
             parser.error(f'--checkpoint {folder} holds no weights: none of {", ".join(_FILES)}.')
     elif checkpoint is not None and not checkpoint.is_file():
         parser.error(f'--checkpoint {checkpoint} is not a file.')
-    if checkpoint is not None:
-        parser.set_defaults(**_defaults(parser, checkpoint))
-    args = parser.parse_args(argv)
-    args.checkpoint = checkpoint
-    if checkpoint is None and not args.pretrained:
+    options = {**(_of_run(parser, checkpoint) if checkpoint is not None else {}), **given, 'checkpoint': checkpoint}
+    if checkpoint is None and not options.get('pretrained'):
         parser.error('name the weights: --checkpoint FILE or --pretrained.')
-    if args.model is None:
+    if checkpoint is not None and 'model' not in options:
         parser.error(f'--checkpoint {checkpoint} does not say which network its weights are of: add --model NAME.')
-    if args.use_ema and (checkpoint is None or _is_safetensors(checkpoint)):
+    if options.get('use_ema') and (checkpoint is None or _is_safetensors(checkpoint)):
         parser.error(f'--use-ema is of checkpoints of timm\'s train.py; {checkpoint or "--pretrained"} has one set of '
                      f'weights.')
-    return args
+    return parser.config(**options)
 
 
 def _is_safetensors(checkpoint: Path) -> bool:
     return checkpoint.suffix == '.safetensors'
 
 
-def _defaults(parser: argparse.ArgumentParser, checkpoint: Path) -> Dict[str, Any]:
-    """Defaults of a parser that a file of weights, or the args.yaml beside it, says: 'model' is None if none does."""
-    path = checkpoint.with_name('args.yaml')
+def _of_run(parser: Parser, checkpoint: Path) -> Dict[str, Any]:
+    """Options that a file of weights, or the args.yaml beside it, says."""
+    source = checkpoint.with_name('args.yaml')
     try:
-        run = read_options(parser, path) if path.is_file() else _said(checkpoint)
+        if source.is_file():
+            run = parser.read(source)
+        else:
+            source, run = checkpoint, _said(checkpoint)
     except (DamagedFileError, InvalidInputError):
         # Of it speaks who loads the weights.
-        return {}
-    known = {action.dest for action in parser._actions}
+        return {'model': parser.options['model'].default}
+    options = dict(run)
     # The weights come from the checkpoint, not from where the run started.
-    defaults = {key: value for key, value in run.items() if key in known and key != 'pretrained'}
+    options.pop('pretrained', None)
     if str(run.get('device')).startswith('cuda') and not torch.cuda.is_available():
         # That of the machine of the run.
-        defaults.pop('device', None)
+        options.pop('device')
     if 'data' in run and not run.get('data_dir'):
         # How timm calls it where it is named without an option.
-        defaults['data_dir'] = run['data']
+        options['data_dir'] = run['data']
     if 'val_split' in run:
-        defaults['val_split'] = _split_of(run)
-    return {'model': None, **defaults}
+        options['val_split'] = _split_of(run)
+    known = list(parser.options)
+    return parser.checked({key: value for key, value in options.items() if key in known}, str(source), known)
 
 
 def _split_of(run: Mapping[str, Any]) -> str:
@@ -135,7 +123,7 @@ def result_on_test(run: Path) -> Dict[str, str]:
     return tests[-1]
 
 
-def load_trained(args: argparse.Namespace) -> nn.Module:
+def load_trained(args: TrainedConfig) -> nn.Module:
     """Build the network that the options name, with its trained weights.
 
     Raises:
@@ -167,7 +155,7 @@ def classes_metadata(names: Optional[List[str]]) -> Mapping[str, str]:
     return {CLASSES: json.dumps(names)} if names else {}
 
 
-def known_classes(args: argparse.Namespace, model: nn.Module) -> Optional[List[str]]:
+def known_classes(args: TrainedConfig, model: nn.Module) -> Optional[List[str]]:
     """Names of the classes: those in the file of weights, or the pretrained network's; None where they do not say."""
     if args.checkpoint is not None:
         return json.loads(_metadata(args.checkpoint).get(CLASSES, 'null')) if _is_safetensors(args.checkpoint) else None
@@ -176,6 +164,6 @@ def known_classes(args: argparse.Namespace, model: nn.Module) -> Optional[List[s
     return list(names) if names and len(names) == model.num_classes else None
 
 
-def read_classes(args: argparse.Namespace, model: nn.Module) -> Tuple[str, ...]:
+def read_classes(args: TrainedConfig, model: nn.Module) -> Tuple[str, ...]:
     """Names of the classes, or numbers where nothing says them."""
     return tuple(known_classes(args, model) or map(str, range(model.num_classes)))

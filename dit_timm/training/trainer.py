@@ -1,6 +1,5 @@
 """A training run from its first step to its results, through any number of interruptions."""
 
-import argparse
 import math
 import time
 from pathlib import Path
@@ -10,12 +9,14 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from ..config.parts import is_stream
+from ..config.training import TrainingConfig
 from ..data.dataset import readable
 from ..data.inputs import options_metadata
 from ..data.loaders import Batches, eval_loader, train_loader
 from ..data.resident import ResidentSplits
 from ..data.splits import check_classes, class_names, data_config, held_out_name, hold_out, open_split
-from ..data.streams import check_options, is_stream, size_of
+from ..data.streams import check_options, size_of
 from ..errors import DamagedFileError, DivergedError, InvalidInputError, UnavailableError
 from ..files import write_file
 from ..pretrained.weight_files import load_weights, read_weights, weights_bytes
@@ -56,7 +57,7 @@ class Trainer:
     """
 
     def __init__(
-            self, args: argparse.Namespace, processes: Processes, resident: Optional[ResidentSplits] = None,
+            self, args: TrainingConfig, processes: Processes, resident: Optional[ResidentSplits] = None,
             show: bool = True,
     ) -> None:
         self.args, self.processes = args, processes

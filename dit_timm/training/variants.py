@@ -1,25 +1,12 @@
 """Variants of a Dit network that are trained beside it, to see what the quadratic term is worth: `--variant`."""
 
-import argparse
-from typing import Dict
-
-import timm
 import torch
 from torch import nn
 
 from ..analysis.ablation import quadratic_terms
+from ..config.parts import FROZEN, MLP
 from ..errors import InvalidInputError
 from ..layers import ChannelQuadratic2d
-
-DIT, PLAIN, FROZEN, TRANSPOSED, MLP = 'dit', 'plain', 'frozen', 'transposed', 'mlp'
-# What each is, for --help.
-VARIANTS: Dict[str, str] = {
-    DIT: 'the network as its name says',
-    PLAIN: 'its twin without a quadratic term',
-    FROZEN: 'the quadratic weights stay zero, all else is as in dit',
-    TRANSPOSED: 'the map of the quadratic term transposed, as the authors\' CIFAR code does',
-    MLP: 'in place of the quadratic term a 1x1 convolution, ReLU and a 1x1 convolution with as many parameters',
-}
 
 
 class MlpTerm(nn.Module):
@@ -44,28 +31,6 @@ class MlpTerm(nn.Module):
         """Map (N, C, H, W) to the shape that the quadratic term has."""
         x = x[..., self.offset[0]::self.stride[0], self.offset[1]::self.stride[1]]
         return self.conv2(self.act(self.conv1(x)))
-
-
-def resolve(args: argparse.Namespace) -> None:
-    """Express `--variant` by `--model` and `--model-kwargs`, as far as these can.
-
-    Whatever reads the options of a run then builds its network without knowing of variants; what is left to do is
-    `apply`'s.
-    """
-    if args.variant == PLAIN:
-        base = args.model.replace('dit_', '')
-        if timm.is_model(base):
-            args.model = base
-        else:
-            # The CIFAR networks, which timm has not.
-            args.model_kwargs = {**args.model_kwargs, 'quadratic': False}
-    elif args.variant == TRANSPOSED:
-        args.model_kwargs = {**args.model_kwargs, 'transposed_quadratic': True}
-
-
-def dit_network(name: str) -> str:
-    """The Dit network that a network of timm is the plain twin of; any other network's own name."""
-    return next((dit for dit in timm.list_models('*dit_*') if dit.replace('dit_', '') == name), name)
 
 
 def apply(model: nn.Module, variant: str) -> nn.Module:

@@ -1,6 +1,5 @@
 """scripts/predict.py, and the tables and pictures of scripts/validate.py."""
 
-import argparse
 import csv
 import functools
 import http.server
@@ -13,9 +12,9 @@ from PIL import Image
 
 from dit_timm import ChannelQuadratic2d
 from dit_timm.cli import predict, train, validate
+from dit_timm.config.parts import ModelConfig
 from dit_timm.errors import UserError
 from dit_timm.training.confusion import Confusion
-from dit_timm.training.trained import parse_with_run
 
 NAMES = ('dark', 'grey', 'light')
 
@@ -81,7 +80,7 @@ def test_a_network_without_terms_has_no_share():
 
 
 def options_of_nothing():
-    return argparse.Namespace(amp=False, device='cpu')
+    return ModelConfig(amp=False, device='cpu')
 
 
 @pytest.mark.parametrize('make, message', [
@@ -128,12 +127,11 @@ def test_confusion_counts():
     assert confusion.per_class(['a', 'b', 'c'])[2] == {'class': 'c', 'images': 3, 'top1': 33.333, 'taken_for': 'b'}
 
 
-def test_weights_must_be_named():
-    parser = argparse.ArgumentParser()
-    parser.add_argument('--checkpoint')
-    parser.add_argument('--pretrained', action='store_true')
-    with pytest.raises(SystemExit):
-        parse_with_run(parser, [])
+def test_weights_must_be_named(capsys):
+    with pytest.raises(SystemExit) as ended:
+        predict.main(['x.png'])
+    assert ended.value.code == 2
+    assert 'error: name the weights: --checkpoint FILE or --pretrained.' in capsys.readouterr().err
 
 
 def test_an_image_that_cannot_be_read_does_not_stop_the_others(trained, capsys):

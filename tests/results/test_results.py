@@ -16,11 +16,11 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from dit_timm.cli import train, validate
+from dit_timm.config.training import dit_network
 from dit_timm.pretrained.golden import TOLERANCE, golden_difference
 from dit_timm.results.rows import COLUMNS, add_rows, by_seed, paired, summary
 from dit_timm.training.environment import environment
 from dit_timm.training.logs import read_csv, write_csv
-from dit_timm.training.variants import dit_network
 
 RECIPE = """
 model: dit_resnet20

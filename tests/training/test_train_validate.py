@@ -179,9 +179,9 @@ def test_config_sets_options_and_the_command_line_wins(tmp_path):
 
 
 @pytest.mark.parametrize('line, message', [
-    ('amp: "no"', "sets 'amp' to 'no'; it must be true or false"),
+    ('amp: "no"', "recipe.yaml: argument --amp: must be true or false; got 'no'"),
     ('amp_dtype: float8', "recipe.yaml: argument --amp-dtype: invalid choice: 'float8'"),
-    ('lr: [1, 2]', 'unrecognized arguments: 2'),
+    ('lr: [1, 2]', 'recipe.yaml: argument --lr: must be a number; got [1, 2]'),
     ('epochs: 0', 'argument --epochs: must be at least 1; got 0'),
     ('help: true', "sets 'help', which is no option"),
 ])

@@ -1,8 +1,8 @@
 """bfloat16 on CPUs for which torch has no kernels of it."""
 
-import argparse
 import platform
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +13,12 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dit_timm.cli import train
+from dit_timm.config.parts import ModelConfig
 from dit_timm.training import engine
 from dit_timm.training.steps import Steps
 from dit_timm.training.wide_bfloat16 import has_bfloat16_kernels
 
-OPTIONS = argparse.Namespace(amp=True, amp_dtype='bfloat16', device='cpu')
+OPTIONS = ModelConfig(amp=True, amp_dtype='bfloat16', device='cpu')
 LAYERS = {
     'convolution': (lambda: nn.Conv2d(6, 8, 3, stride=2, padding=1, groups=2), (4, 6, 9, 9)),
     'linear': (lambda: nn.Linear(12, 5), (3, 7, 12)),
@@ -154,7 +155,7 @@ def test_what_autocast_leaves_alone(no_kernels):
 @pytest.mark.parametrize('model', ['test_dit_resnet', 'test_dit_convnext'])
 def test_a_step_multiplies_in_float32_also_what_is_computed_again(model, no_kernels):
     model = timm.create_model(model).train()
-    args = argparse.Namespace(**vars(train.parse_args(['--amp', '--device', 'cpu', '--no-channels-last'])))
+    args = train.parse_args(['--amp', '--device', 'cpu', '--no-channels-last'])
     x, target = torch.randn(4, 3, 32, 32), torch.arange(4)
     both = []
     for checkpoints in (False, True):
@@ -175,7 +176,7 @@ def test_a_step_multiplies_in_float32_also_what_is_computed_again(model, no_kern
 
 def test_only_where_it_is_needed(no_kernels, monkeypatch):
     for options in (dict(amp=False), dict(amp_dtype='float16'), dict(device='cuda')):
-        assert not engine.lacks_bfloat16(argparse.Namespace(**{**vars(OPTIONS), **options}))
+        assert not engine.lacks_bfloat16(replace(OPTIONS, **options))
     assert engine.lacks_bfloat16(OPTIONS)
     monkeypatch.setattr(engine, 'has_bfloat16_kernels', lambda: True)
     assert not engine.lacks_bfloat16(OPTIONS)

@@ -75,3 +75,11 @@ def policy(text: str) -> str:
     except ValueError as error:
         raise argparse.ArgumentTypeError(f'{text!r} has a number that timm cannot read: {error}') from error
     return text
+
+
+def positive_int(text: str) -> int:
+    """A number of things, of which there is one at least."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f'must be at least 1; got {text}')
+    return value
