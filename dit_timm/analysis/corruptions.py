@@ -5,6 +5,7 @@ Kinds and strengths are those of CIFAR-10-C (Hendrycks and Dietterich, https://a
 """
 
 import io
+import zlib
 from typing import Callable, Dict, Tuple
 
 import numpy as np
@@ -19,29 +20,31 @@ _BRIGHTNESS = (0.05, 0.1, 0.15, 0.2, 0.3)
 _JPEG_QUALITY = (80, 65, 58, 50, 40)
 
 
-def _noise(image: Image.Image, deviation: float, seed: int) -> Image.Image:
+def _noise(image: Image.Image, deviation: float) -> Image.Image:
     pixels = np.asarray(image) / 255
-    noisy = pixels + deviation * np.random.default_rng(seed).standard_normal(pixels.shape)
+    # The same for an image whatever network sees it, and another for each image.
+    generator = np.random.default_rng(zlib.crc32(image.tobytes()))
+    noisy = pixels + deviation * generator.standard_normal(pixels.shape)
     return Image.fromarray(np.uint8(np.round(255 * noisy.clip(0, 1))))
 
 
-def _blur(image: Image.Image, deviation: float, seed: int) -> Image.Image:
+def _blur(image: Image.Image, deviation: float) -> Image.Image:
     return image.filter(ImageFilter.GaussianBlur(deviation))
 
 
-def _brightness(image: Image.Image, added: float, seed: int) -> Image.Image:
+def _brightness(image: Image.Image, added: float) -> Image.Image:
     hue, saturation, value = image.convert('HSV').split()
     value = value.point([min(255, round(level + 255 * added)) for level in range(256)])
     return Image.merge('HSV', (hue, saturation, value)).convert('RGB')
 
 
-def _jpeg(image: Image.Image, quality: int, seed: int) -> Image.Image:
+def _jpeg(image: Image.Image, quality: int) -> Image.Image:
     content = io.BytesIO()
     image.save(content, 'JPEG', quality=quality)
     return Image.open(content).convert('RGB')
 
 
-CORRUPTIONS: Dict[str, Tuple[Callable[[Image.Image, float, int], Image.Image], Tuple[float, ...]]] = {
+CORRUPTIONS: Dict[str, Tuple[Callable[[Image.Image, float], Image.Image], Tuple[float, ...]]] = {
     'noise': (_noise, _NOISE),
     'blur': (_blur, _BLUR),
     'brightness': (_brightness, _BRIGHTNESS),
@@ -50,14 +53,13 @@ CORRUPTIONS: Dict[str, Tuple[Callable[[Image.Image, float, int], Image.Image], T
 STRENGTHS = (1, 2, 3, 4, 5)
 
 
-def corrupt(image: Image.Image, kind: str, strength: int, seed: int) -> Image.Image:
+def corrupt(image: Image.Image, kind: str, strength: int) -> Image.Image:
     """Spoil an RGB image.
 
     Args:
         image: The image.
         kind: A key of `CORRUPTIONS`.
         strength: 1 to 5.
-        seed: Of the noise.
 
     Raises:
         ValueError: There is no such kind or strength.
@@ -67,4 +69,4 @@ def corrupt(image: Image.Image, kind: str, strength: int, seed: int) -> Image.Im
             f'kind must be one of {", ".join(CORRUPTIONS)} and strength from 1 to 5; got {kind!r} and {strength!r}.'
         )
     function, values = CORRUPTIONS[kind]
-    return function(image, values[strength - 1], seed)
+    return function(image, values[strength - 1])

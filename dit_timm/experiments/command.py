@@ -22,8 +22,9 @@ def main(experiment: ModuleType, argv: Optional[List[str]] = None) -> int:
     """Run an experiment; returns the exit code.
 
     Args:
-        experiment: A module with `tasks(quick)`, tuples of arguments; `run(*task)`, which yields rows; `report(rows)`,
-            what the rows say, as text; and `plot(rows, folder)`, which draws them.
+        experiment: A module with `tasks(args)`, tuples of arguments; `run(*task)`, which yields rows; `report(rows)`,
+            what the rows say, as text; `plot(rows, folder)`, which draws them; and `add_options(parser)`, if it has
+            options of its own.
         argv: The command line; that of the process if None.
     """
     set_up_printing()
@@ -39,9 +40,11 @@ def main(experiment: ModuleType, argv: Optional[List[str]] = None) -> int:
     parser.add_argument(
         '--processes', type=int, default=torch.get_num_threads(), metavar='N', help='default: one for each core',
     )
+    if hasattr(experiment, 'add_options'):
+        experiment.add_options(parser)
     args = parser.parse_args(argv)
     try:
-        tasks = experiment.tasks(args.quick)
+        tasks = experiment.tasks(args)
         rows = pd.DataFrame(_run(experiment, tasks, args.processes))
     except (UserError, OSError) as error:
         print(f'error: {message_of(error)}', file=sys.stderr)

@@ -8,6 +8,7 @@ and 20 of CIFAR-100, which few who have few images have: the table says what eac
 """
 
 import os
+from argparse import Namespace
 from functools import cache
 from pathlib import Path
 from typing import Dict, Iterator, List, Tuple
@@ -22,9 +23,9 @@ from sklearn.svm import SVC
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..analysis.statistics import summary
 from ..errors import MissingFileError
 from ..layers import QuadraticLinear
-from ..results.rows import summary
 from ..training.pyplot import plt
 from .fitting import Data, error_rate, save_figure, tune
 
@@ -108,9 +109,9 @@ def run(inputs: str, shots: int, seed: int) -> Iterator[Dict[str, object]]:
         yield {**facts, 'setting': weight_decay, 'top1': 100 - error_rate(model, test)}
 
 
-def tasks(quick: bool) -> List[Tuple[str, int, int]]:
+def tasks(args: Namespace) -> List[Tuple[str, int, int]]:
     """Arguments of `run`; the quick ones need no data but scikit-learn's digits."""
-    if quick:
+    if args.quick:
         return [(DIGITS, shots, seed) for shots in (2, 20) for seed in range(3)]
     return [(inputs, shots, seed) for inputs in (MNIST, CIFAR) for shots in reversed(SHOTS) for seed in range(10)]
 

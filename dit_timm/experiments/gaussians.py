@@ -8,6 +8,7 @@ shrinkage) is chosen among as many values, on a fifth of the samples.
 """
 
 import math
+from argparse import Namespace
 from pathlib import Path
 from typing import Dict, Iterator, List, NamedTuple, Tuple
 
@@ -18,8 +19,8 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis, QuadraticD
 from sklearn.metrics import log_loss
 from torch import nn
 
+from ..analysis.statistics import summary
 from ..layers import QuadraticLinear
-from ..results.rows import summary
 from ..training.pyplot import plt
 from .fitting import Data, error_rate, save_figure, tune
 
@@ -160,9 +161,9 @@ def _form_of(discriminant: QuadraticDiscriminantAnalysis) -> torch.Tensor:
     return (first - second) / 2
 
 
-def tasks(quick: bool) -> List[Tuple[int, str, int, int]]:
+def tasks(args: Namespace) -> List[Tuple[int, str, int, int]]:
     """Arguments of `run`, the longest first."""
-    if quick:
+    if args.quick:
         return [(2, UNEQUAL, samples, seed) for samples in (300, 30) for seed in range(3)]
     return [
         (dimension, covariances, samples, seed)

@@ -6,6 +6,7 @@ variance of the quadratic part over the test images and by the accuracy with onl
 """
 
 import os
+from argparse import Namespace
 from pathlib import Path
 from typing import Dict, List, Tuple
 
@@ -15,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 
+from ..analysis.statistics import summary
 from ..errors import MissingFileError
 from ..layers import QuadraticLinear
-from ..results.rows import summary
 from ..training.pyplot import plt
 from .fitting import Data, error_rate, save_figure
 
@@ -91,9 +92,9 @@ def truncated(model: QuadraticLinear, test: Data) -> List[Dict[str, object]]:
     return rows
 
 
-def tasks(quick: bool) -> List[Tuple[int, bool]]:
+def tasks(args: Namespace) -> List[Tuple[int, bool]]:
     """Arguments of `run`."""
-    return [(seed, quick) for seed in range(2 if quick else 5)]
+    return [(seed, args.quick) for seed in range(2 if args.quick else 5)]
 
 
 def report(rows: pd.DataFrame) -> str:
