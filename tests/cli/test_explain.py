@@ -13,7 +13,8 @@ def trained(write_greys, tmp_path):
     train.main([
         '--data-dir', str(data), '--model', 'test_dit_resnet', '--img-size', '32', '--batch-size', '6',
         '--workers', '0', '--epochs', '2', '--warmup-epochs', '0', '--lr', '0.05', '--val-split', 'test',
-        '--test-split', 'test', '--device', 'cpu', '--output', str(tmp_path), '--experiment', 'run', '--quadratic-lr-scale', '10',
+        '--test-split', 'test', '--device', 'cpu', '--output', str(tmp_path), '--experiment', 'run',
+        '--quadratic-lr-scale', '10',
     ])
     return tmp_path / 'run'
 
