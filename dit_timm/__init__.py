@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .layers import (
         ChannelQuadratic2d as ChannelQuadratic2d,
         DitConv2d as DitConv2d,
+        QuadraticLinear as QuadraticLinear,
         add_dendrites as add_dendrites,
         set_backend as set_backend,
     )
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _LAZY = {
     'ChannelQuadratic2d': '.layers',
     'DitConv2d': '.layers',
+    'QuadraticLinear': '.layers',
     'add_dendrites': '.layers',
     'available_backends': '.ops',
     'load_pretrained_checked': '.pretrained.checked',

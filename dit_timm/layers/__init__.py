@@ -7,6 +7,10 @@ import timm  # noqa: F401, I001
 from .dit_conv import DitConv2d as DitConv2d, add_dendrite as add_dendrite
 from .instance_norm import InstanceNorm2d as InstanceNorm2d
 from .quadratic import ChannelQuadratic2d as ChannelQuadratic2d
+from .quadratic_linear import QuadraticLinear as QuadraticLinear
 from .surgery import add_dendrites as add_dendrites, set_backend as set_backend
 
-__all__ = ['ChannelQuadratic2d', 'DitConv2d', 'InstanceNorm2d', 'add_dendrite', 'add_dendrites', 'set_backend']
+__all__ = [
+    'ChannelQuadratic2d', 'DitConv2d', 'InstanceNorm2d', 'QuadraticLinear', 'add_dendrite', 'add_dendrites',
+    'set_backend',
+]

@@ -9,6 +9,7 @@ from torch import nn
 from ..ops import check_backend
 from .dit_conv import Norm, add_dendrite, why_not_dendritic
 from .quadratic import ChannelQuadratic2d
+from .quadratic_linear import QuadraticLinear
 
 
 def add_dendrites(
@@ -70,7 +71,10 @@ def set_backend(model: nn.Module, backend: Optional[str]) -> nn.Module:
         ValueError: There is no such backend, or the model has no quadratic term.
     """
     check_backend(backend)
-    terms = [module for module in model.modules() if isinstance(module, ChannelQuadratic2d)]
+    terms = [
+        module for module in model.modules()
+        if isinstance(module, ChannelQuadratic2d) or isinstance(module, QuadraticLinear) and module.rank is None
+    ]
     if not terms:
         raise ValueError(f'{type(model).__name__} has no quadratic term whose backend could be set.')
     for term in terms:

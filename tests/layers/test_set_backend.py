@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from dit_timm import DitConv2d, set_backend
+from dit_timm import DitConv2d, QuadraticLinear, set_backend
 
 
 class Operators(TorchDispatchMode):
@@ -39,6 +39,12 @@ def test_every_term_of_the_network_follows():
     assert called(copy.deepcopy(model), x) == ['quadratic_chunked'] * 2
     set_backend(model, None)
     assert called(model, x) == ['quadratic_native'] * 2
+
+
+def test_quadratic_neurons_follow_too():
+    model = nn.Sequential(QuadraticLinear(4, 3), nn.ReLU(), QuadraticLinear(3, 2, rank=2))
+    assert called(set_backend(model, 'chunked'), torch.randn(5, 4)) == ['quadratic_chunked']
+    assert model[2].backend is None
 
 
 def test_of_a_registered_network():

@@ -1,0 +1,93 @@
+"""What the dendrites of trained networks have learned: do they capture which channels go together in the data?
+
+For each output of each quadratic term: how many eigenvalues its form has in effect, and the correlation of |A[o, i, j]|
+with the absolute correlation of the channels i and j over all pairs, beside the same with the channels in a random
+order. For each class: what is lost without the term. `dendrites.py RUN ... [--data-dir DIR]`; without runs, the network
+in the package. The page of a single network, with pictures, is scripts/explain.py's.
+"""
+
+from argparse import Namespace
+from pathlib import Path
+from typing import Dict, Iterator, List, Optional, Tuple
+
+import pandas as pd
+import torch
+
+from ..analysis.ablation import without_quadratic
+from ..analysis.interactions import class_losses, interactions
+from ..analysis.statistics import summary
+from ..data.splits import class_names
+from ..training.pyplot import plt
+from .fitting import save_figure
+from .networks import add_options as add_options, commands, image_limit, open_network
+
+OUTPUT, CLASS = 'output', 'class'
+_CHANCES = 1000
+
+
+def tasks(args: Namespace) -> List[Tuple]:
+    """Arguments of `run`."""
+    return [(words, image_limit(args)) for words in commands(args)]
+
+
+@torch.no_grad()
+def run(words: List[str], limit: Optional[int]) -> Iterator[Dict[str, object]]:
+    """Look at a network; yields a row for each output of each term, and for each class.
+
+    Args:
+        words: See `commands`.
+        limit: How many images; None for all.
+    """
+    network = open_network(words, limit)
+    facts = {'run': network.name, 'seed': network.seed, 'images': network.images}
+    for term in interactions(network.model, (images for images, _ in network.loader)):
+        chance = term.agreement_by_chance(_CHANCES)
+        agreement, rank = term.agreement(), term.effective_rank
+        above = (chance >= agreement.mean()).double().mean().item()
+        for output, (agrees, effective) in enumerate(zip(agreement.tolist(), rank.tolist())):
+            yield {
+                **facts, 'of': OUTPUT, 'term': term.name, 'name': output, 'channels': term.form.shape[1],
+                'effective_rank': effective, 'agreement': agrees, 'chance_mean': chance.mean().item(),
+                'chance_above': above,
+            }
+    found = []
+    for images, targets in network.loader:
+        full = network.model(images).argmax(1) == targets
+        with without_quadratic(network.model):
+            found.append(torch.stack([targets, full, network.model(images).argmax(1) == targets]))
+    targets, full, left = torch.cat(found, 1)
+    for row in class_losses(full.bool(), left.bool(), targets, class_names(network.dataset)):
+        yield {**facts, 'of': CLASS, 'name': row['class'], **{key: row[key] for key in ('top1', 'without', 'lost')}}
+
+
+def report(rows: pd.DataFrame) -> str:
+    """Agreement, chance and rank of each run, and over the runs; and what the classes lose."""
+    outputs, classes = (rows[rows['of'] == kind] for kind in (OUTPUT, CLASS))
+    by_run = outputs.groupby('run')[['agreement', 'chance_mean', 'chance_above', 'effective_rank']].mean()
+    lost = classes.groupby('name')['lost'].agg(lambda values: summary(values).interval())
+    of_all = by_run['agreement']
+    return (
+        f'{by_run.to_string()}\n'
+        'Correlation of |A| with the absolute correlation of the channels (95 % intervals): over the runs '
+        f'{summary(of_all).interval()}, over all outputs {summary(outputs["agreement"]).interval()}.\n'
+        f'Top-1 lost without the term, points:\n{lost.to_string()}'
+    )
+
+
+def plot(rows: pd.DataFrame, folder: Path) -> None:
+    """Draw the agreement of all outputs by run, and what each class loses."""
+    outputs, classes = (rows[rows['of'] == kind] for kind in (OUTPUT, CLASS))
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout='constrained')
+    for number, (_, group) in enumerate(outputs.groupby('run')):
+        axes[0].plot([number] * len(group), group['agreement'], 'o', color='tab:blue', alpha=0.4)
+    axes[0].axhline(0, color='black', linewidth=1)
+    axes[0].set(
+        xlabel='network', ylabel='correlation', title='|A| against |correlation of the channels|, each output',
+        xticks=range(outputs['run'].nunique()),
+    )
+    by_class = classes.groupby('name')['lost'].agg(['mean', 'std']).fillna(0).sort_values('mean')
+    axes[1].barh(by_class.index, by_class['mean'], xerr=by_class['std'], color='tab:blue')
+    axes[1].set(xlabel='points', title='Top-1 lost without the term')
+    for axis in axes:
+        axis.grid(alpha=0.3)
+    save_figure(figure, folder / 'dendrites.png')

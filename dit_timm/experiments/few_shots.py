@@ -1,0 +1,145 @@
+"""Few images a class: how well do quadratic neurons learn from them, beside the usual classifiers?
+
+Two kinds of inputs: MNIST's digits, averaged to 14x14 pixels, and the features that dit_resnet20, trained on CIFAR-10,
+makes of ten classes of CIFAR-100, drawn anew for each seed. Classifiers: linear neurons, quadratic neurons with a full
+and with a low-rank A, a network of two layers, and a support vector machine with a Gaussian kernel. Each is tuned with
+the same effort: the best of six settings (weight decay, or the machine's C) on held-out images, 100 a class of MNIST
+and 20 of CIFAR-100, which few who have few images have: the table says what each can do, not what it does untuned.
+"""
+
+import os
+from argparse import Namespace
+from functools import cache
+from pathlib import Path
+from typing import Dict, Iterator, List, Tuple
+
+import numpy as np
+import pandas as pd
+import timm
+import torch
+import torch.nn.functional as F
+from sklearn.datasets import load_digits
+from sklearn.svm import SVC
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ..analysis.statistics import summary
+from ..errors import MissingFileError
+from ..layers import QuadraticLinear
+from ..training.pyplot import plt
+from .fitting import Data, error_rate, save_figure, tune
+
+MNIST, CIFAR, DIGITS = 'MNIST', 'CIFAR-100 features', 'handwritten digits'
+SHOTS = (1, 2, 5, 10, 20, 50)
+LINEAR, QUADRATIC, LOW_RANK, MLP, SVM = (
+    'linear neurons', 'quadratic neurons', 'quadratic neurons of rank 4', 'MLP', 'SVM, Gaussian kernel',
+)
+CLASSIFIERS = (LINEAR, QUADRATIC, LOW_RANK, MLP, SVM)
+WEIGHT_DECAYS = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.)
+PENALTIES = (1e-2, 1e-1, 1., 10., 100., 1000.)
+_CLASSES, _RANK, _HIDDEN = 10, 4, 256
+# Of each class.
+_HELD_OUT = {MNIST: 100, CIFAR: 20, DIGITS: 50}
+
+
+@cache
+def _pool(inputs: str) -> Data:
+    """All samples; of MNIST those for training."""
+    if inputs == DIGITS:
+        images, labels = load_digits(return_X_y=True)
+        return Data(torch.from_numpy(images).float(), torch.from_numpy(labels))
+    folder = os.environ.get('DIT_TIMM_DATA')
+    if folder is None:
+        raise MissingFileError('DIT_TIMM_DATA must name the folder that has mnist/mnist.npz and cifar100/test.tar.')
+    if inputs == CIFAR:
+        return _features(Path(folder, 'cifar100', 'test.tar'))
+    with np.load(Path(folder, 'mnist', 'mnist.npz')) as file:
+        images = torch.from_numpy(file['x_train'])[:, None].float()
+        return Data(F.avg_pool2d(images, 2).flatten(1), torch.from_numpy(file['y_train']).long())
+
+
+@torch.no_grad()
+def _features(path: Path) -> Data:
+    """What the last layer of the shipped network is given of images that it has not seen."""
+    model = timm.create_model('dit_resnet20.cifar10', pretrained=True, num_classes=0).eval()
+    config = timm.data.resolve_data_config(model=model)
+    dataset = timm.data.create_dataset('', root=path, transform=timm.data.create_transform(**config))
+    batches = [(model(x), y) for x, y in DataLoader(dataset, batch_size=250)]
+    return Data(torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches]))
+
+
+def draw(inputs: str, shots: int, seed: int) -> Tuple[Data, Data, Data]:
+    """Samples of ten classes to learn from, to choose the setting by, and to test on; standardised by the first."""
+    pool, generator = _pool(inputs), np.random.default_rng(seed)
+    classes = generator.permutation(int(pool.y.max()) + 1)[:_CLASSES]
+    parts: List[List[torch.Tensor]] = [[], [], []]
+    for label in classes:
+        members = torch.from_numpy(generator.permutation(np.flatnonzero(pool.y == label)))
+        ends = (max(SHOTS), max(SHOTS) + _HELD_OUT[inputs])
+        for part, indices in zip(parts, (members[:shots], members[ends[0]:ends[1]], members[ends[1]:])):
+            part.append(indices)
+    position = torch.zeros(len(pool.y.unique()), dtype=torch.long)
+    position[classes] = torch.arange(_CLASSES)
+    learns, *others = (Data(pool.x[indices], position[pool.y[indices]]) for indices in map(torch.cat, parts))
+    mean, scale = learns.x.mean(0), learns.x.std() + 1e-6
+    return tuple(Data((data.x - mean) / scale, data.y) for data in (learns, *others))
+
+
+def create(name: str, features: int) -> nn.Module:
+    """A classifier to be fitted."""
+    if name == LINEAR:
+        return nn.Linear(features, _CLASSES)
+    if name == MLP:
+        return nn.Sequential(nn.Linear(features, _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, _CLASSES))
+    return QuadraticLinear(features, _CLASSES, rank=_RANK if name == LOW_RANK else None)
+
+
+def run(inputs: str, shots: int, seed: int) -> Iterator[Dict[str, object]]:
+    """Fit every classifier to the same images; yields a row for each."""
+    learns, held_out, test = draw(inputs, shots, seed)
+    for name in CLASSIFIERS:
+        facts = {'inputs': inputs, 'shots': shots, 'seed': seed, 'classifier': name, 'test_images': len(test.y)}
+        if name == SVM:
+            machines = [SVC(C=penalty).fit(learns.x, learns.y) for penalty in PENALTIES]
+            best = max(machines, key=lambda machine: machine.score(held_out.x, held_out.y))
+            yield {**facts, 'setting': best.C, 'top1': 100 * best.score(test.x, test.y)}
+            continue
+        torch.manual_seed(seed)
+        model, weight_decay = tune(lambda name=name: create(name, learns.x.shape[1]), learns, held_out, WEIGHT_DECAYS)
+        yield {**facts, 'setting': weight_decay, 'top1': 100 - error_rate(model, test)}
+
+
+def tasks(args: Namespace) -> List[Tuple[str, int, int]]:
+    """Arguments of `run`; the quick ones need no data but scikit-learn's digits."""
+    if args.quick:
+        return [(DIGITS, shots, seed) for shots in (2, 20) for seed in range(3)]
+    return [(inputs, shots, seed) for inputs in (MNIST, CIFAR) for shots in reversed(SHOTS) for seed in range(10)]
+
+
+def report(rows: pd.DataFrame) -> str:
+    """Top-1 on the test, and differences from the linear neurons in pairs of the same images."""
+    parts = []
+    for inputs, group in rows.groupby('inputs'):
+        top1 = group.pivot(index=['shots', 'seed'], columns='classifier', values='top1')[list(CLASSIFIERS)]
+        by_shots = top1.groupby('shots')
+        parts.append(f'{inputs}: top-1 on the test (%), mean ± deviation over the seeds, by images a class')
+        parts.append(by_shots.agg(lambda values: str(summary(values))).to_string())
+        parts.append(f'{inputs}: against linear neurons, points, 95 % interval')
+        differences = top1.sub(top1[LINEAR], axis=0)[list(CLASSIFIERS[1:])]
+        parts.append(differences.groupby('shots').agg(lambda values: summary(values).interval()).to_string())
+    return '\n'.join(parts)
+
+
+def plot(rows: pd.DataFrame, folder: Path) -> None:
+    """Draw accuracy against images a class."""
+    cases = list(rows.groupby('inputs'))
+    figure, axes = plt.subplots(1, len(cases), figsize=(5 * len(cases), 4), layout='constrained', squeeze=False)
+    for axis, (inputs, group) in zip(axes[0], cases):
+        for name in CLASSIFIERS:
+            points = group[group['classifier'] == name].groupby('shots')['top1'].agg(['mean', 'std'])
+            axis.errorbar(points.index, points['mean'], points['std'], label=name, capsize=2)
+        axis.set(xscale='log', xlabel='images a class', ylabel='top-1 (%)', title=inputs)
+        axis.set_xticks(sorted(group['shots'].unique()), sorted(group['shots'].unique()))
+        axis.grid(alpha=0.3)
+    axes[0, 0].legend(fontsize='small')
+    save_figure(figure, folder / 'few_shots.png')

@@ -1,0 +1,92 @@
+"""Fitting small classifiers on all of their data at once."""
+
+from pathlib import Path
+from typing import Callable, NamedTuple, Sequence, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ..training.pyplot import plt
+
+# Of L-BFGS; what is convex has converged long before.
+_MAX_ITERATIONS = 200
+
+
+class Data(NamedTuple):
+    """Samples of classes.
+
+    Attributes:
+        x: Inputs, (N, C).
+        y: Classes, (N,), int64.
+    """
+    x: torch.Tensor
+    y: torch.Tensor
+
+
+def fit(model: nn.Module, data: Data, weight_decay: float) -> nn.Module:
+    """Minimise the cross entropy, in place, by L-BFGS over all samples.
+
+    Args:
+        model: Maps (N, C) to logits (N, K), or to (N, 1), the log odds of class 1 against class 0.
+        data: The samples.
+        weight_decay: Factor of half the squares of all parameters but biases.
+
+    Returns:
+        `model`.
+    """
+    decayed = [parameter for name, parameter in model.named_parameters() if not name.endswith('bias')]
+    optimizer = torch.optim.LBFGS(
+        model.parameters(), max_iter=_MAX_ITERATIONS, history_size=20, tolerance_grad=1e-5, tolerance_change=1e-9,
+        line_search_fn='strong_wolfe',
+    )
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        penalty = sum(parameter.square().sum() for parameter in decayed)
+        total = cross_entropy(model(data.x), data.y) + weight_decay / 2 * penalty
+        total.backward()
+        return total
+
+    optimizer.step(loss)
+    return model
+
+
+def cross_entropy(logits: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """Mean cross entropy; of one logit, that of class 1."""
+    if logits.shape[1] == 1:
+        return F.binary_cross_entropy_with_logits(logits[:, 0], y.to(logits.dtype))
+    return F.cross_entropy(logits, y)
+
+
+@torch.no_grad()
+def error_rate(model: Callable[[torch.Tensor], torch.Tensor], data: Data) -> float:
+    """Share of the samples that a classifier gets wrong, in percent."""
+    logits = model(data.x)
+    predicted = (logits[:, 0] > 0).long() if logits.shape[1] == 1 else logits.argmax(1)
+    return 100 * (predicted != data.y).double().mean().item()
+
+
+def tune(
+        create: Callable[[], nn.Module], train: Data, held_out: Data, weight_decays: Sequence[float],
+) -> Tuple[nn.Module, float]:
+    """Fit with each weight decay, and keep the classifier with the lowest cross entropy on held-out samples.
+
+    Args:
+        create: Makes a classifier to be fitted.
+        train: Samples to fit.
+        held_out: Samples to choose by.
+        weight_decays: What is tried, the same for every kind of classifier.
+
+    Returns:
+        The classifier and its weight decay.
+    """
+    fitted = [(fit(create(), train, weight_decay), weight_decay) for weight_decay in weight_decays]
+    with torch.no_grad():
+        return min(fitted, key=lambda pair: cross_entropy(pair[0](held_out.x), held_out.y).item())
+
+
+def save_figure(figure: plt.Figure, target: Path) -> None:
+    """Write a figure as a PNG and close it. Without a date in it: the same numbers are the same file."""
+    figure.savefig(target, dpi=100, metadata={'Software': None})
+    plt.close(figure)

@@ -1,0 +1,248 @@
+"""One neuron, two Gaussian classes: does a quadratic neuron become the Bayes rule, and how many samples does it take?
+
+The log odds of two Gaussian classes are a quadratic form of the input, whose A is half the difference of the inverse
+covariances: a quadratic neuron can be the Bayes rule, and where the covariances are equal so can a linear one. Compared
+are both, a two-layer network with at least as many parameters as the quadratic neuron, and scikit-learn's linear and
+quadratic discriminants, which know that the classes are Gaussian. What keeps each from overfitting (weight decay,
+shrinkage) is chosen among as many values, on a fifth of the samples.
+"""
+
+import math
+from argparse import Namespace
+from pathlib import Path
+from typing import Dict, Iterator, List, NamedTuple, Tuple
+
+import pandas as pd
+import torch
+from sklearn.base import ClassifierMixin
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis, QuadraticDiscriminantAnalysis
+from sklearn.metrics import log_loss
+from torch import nn
+
+from ..analysis.statistics import summary
+from ..layers import QuadraticLinear
+from ..training.pyplot import plt
+from .fitting import Data, error_rate, save_figure, tune
+
+DIMENSIONS = (2, 10, 50)
+SAMPLES = (10, 30, 100, 300, 1000, 3000, 10000)
+EQUAL, UNEQUAL = 'equal', 'unequal'
+QUADRATIC, LINEAR, MLP, LDA, QDA, BAYES = 'quadratic neuron', 'linear neuron', 'MLP', 'LDA', 'QDA', 'Bayes'
+NEURONS = (QUADRATIC, LINEAR, MLP)
+CLASSIFIERS = (*NEURONS, LDA, QDA, BAYES)
+WEIGHT_DECAYS = (1e-4, 1e-3, 1e-2, 1e-1, 1.)
+_TEST_SAMPLES = 20_000
+# Points of error above the Bayes rule.
+_NEAR = 2.
+# Of the training samples, at least one of each class.
+_HELD_OUT_SHARE = 0.2
+
+
+class Classes(NamedTuple):
+    """Two Gaussian classes, equally likely.
+
+    Attributes:
+        means: (2, C).
+        covariances: (2, C, C).
+    """
+    means: torch.Tensor
+    covariances: torch.Tensor
+
+    @classmethod
+    def draw(cls, dimension: int, covariances: str, generator: torch.Generator) -> 'Classes':
+        """Draw means and covariances.
+
+        The distance of the means is such that the linear part alone is worth the same in every dimension. Covariances
+        have eigenvalues from 1/4 to 4, spaced evenly in the logarithm, in directions drawn at random.
+        """
+        direction = torch.randn(dimension, generator=generator, dtype=torch.float64)
+        means = torch.stack([-direction, direction]) / (2 * direction.norm())
+        drawn = [_covariance(dimension, generator) for _ in range(2)]
+        return cls(means, torch.stack([drawn[0], drawn[0] if covariances == EQUAL else drawn[1]]))
+
+    def sample(self, count: int, generator: torch.Generator) -> Data:
+        """Draw samples, half of each class, in a random order."""
+        y = torch.arange(count)[torch.randperm(count, generator=generator)] % 2
+        noise = torch.randn(count, self.means.shape[1], generator=generator, dtype=torch.float64)
+        roots = torch.linalg.cholesky(self.covariances)
+        return Data(self.means[y] + torch.einsum('nij,nj->ni', roots[y], noise), y)
+
+    def form(self) -> torch.Tensor:
+        """A of the log odds of class 1, (C, C)."""
+        first, second = torch.linalg.inv(self.covariances)
+        return (first - second) / 2
+
+    def log_odds(self, x: torch.Tensor) -> torch.Tensor:
+        """Log odds of class 1, (N, 1)."""
+        densities = [
+            torch.distributions.MultivariateNormal(mean, covariance).log_prob(x)
+            for mean, covariance in zip(self.means, self.covariances)
+        ]
+        return (densities[1] - densities[0])[:, None]
+
+
+def _covariance(dimension: int, generator: torch.Generator) -> torch.Tensor:
+    basis, _ = torch.linalg.qr(torch.randn(dimension, dimension, generator=generator, dtype=torch.float64))
+    variances = torch.logspace(math.log10(0.25), math.log10(4), dimension, dtype=torch.float64)
+    return basis @ variances.diag() @ basis.mT
+
+
+def create(name: str, dimension: int) -> nn.Module:
+    """A neuron to be fitted, or the network of two layers."""
+    if name == QUADRATIC:
+        return QuadraticLinear(dimension, 1, dtype=torch.float64)
+    if name == LINEAR:
+        return nn.Linear(dimension, 1, dtype=torch.float64)
+    quadratic = sum(parameter.numel() for parameter in create(QUADRATIC, dimension).parameters())
+    hidden = math.ceil((quadratic - 1) / (dimension + 2))
+    return nn.Sequential(
+        nn.Linear(dimension, hidden, dtype=torch.float64), nn.Tanh(), nn.Linear(hidden, 1, dtype=torch.float64),
+    )
+
+
+def angle(a: torch.Tensor, b: torch.Tensor) -> float:
+    """The angle between two matrices as vectors, in degrees; NaN where one is zero."""
+    norms = a.norm() * b.norm()
+    return math.degrees(math.acos(max(-1., min(1., (a * b).sum().item() / norms.item())))) if norms > 0 else math.nan
+
+
+def run(dimension: int, covariances: str, samples: int, seed: int) -> Iterator[Dict[str, object]]:
+    """Fit every classifier to the same samples; yields a row for each."""
+    # The classes and the test are the same whatever the number of samples.
+    generator = torch.Generator().manual_seed(seed)
+    classes = Classes.draw(dimension, covariances, generator)
+    test = classes.sample(_TEST_SAMPLES, generator)
+    data = classes.sample(samples, generator.manual_seed(1_000_003 * (seed + 1) + samples))
+    held_out = max(2, round(_HELD_OUT_SHARE * samples) // 2 * 2)
+    order = torch.argsort(data.y, stable=True).reshape(2, -1).T.flatten()
+    x, y = data.x[order], data.y[order]
+    train, chooses = Data(x[held_out:], y[held_out:]), Data(x[:held_out], y[:held_out])
+    facts = {'covariances': covariances, 'dimension': dimension, 'samples': samples, 'seed': seed}
+    for name in NEURONS:
+        torch.manual_seed(seed)
+        model, weight_decay = tune(lambda name=name: create(name, dimension), train, chooses, WEIGHT_DECAYS)
+        yield {
+            **facts, 'classifier': name, 'parameters': sum(parameter.numel() for parameter in model.parameters()),
+            'weight_decay': weight_decay, 'error': error_rate(model, test),
+            'angle': angle(model.form()[0].detach(), classes.form()) if name == QUADRATIC else math.nan,
+        }
+    for name in (LDA, QDA):
+        discriminant = _discriminant(name, train, chooses)
+        form = _form_of(discriminant) if name == QDA else None
+        yield {
+            **facts, 'classifier': name, 'error': _error_rate(discriminant, test),
+            'angle': math.nan if form is None else angle(form, classes.form()),
+        }
+    yield {**facts, 'classifier': BAYES, 'error': error_rate(classes.log_odds, test)}
+
+
+def _discriminant(name: str, train: Data, held_out: Data) -> ClassifierMixin:
+    """Fit a discriminant with each of the shrinkages, which are as many as the weight decays, and keep the best."""
+    fitted = [
+        (
+            LinearDiscriminantAnalysis(solver='lsqr', shrinkage=shrinkage) if name == LDA
+            else QuadraticDiscriminantAnalysis(reg_param=shrinkage, store_covariance=True)
+        ).fit(train.x.numpy(), train.y.numpy())
+        for shrinkage in WEIGHT_DECAYS
+    ]
+    return min(fitted, key=lambda each: log_loss(held_out.y, each.predict_proba(held_out.x.numpy()), labels=[0, 1]))
+
+
+def _error_rate(discriminant: ClassifierMixin, data: Data) -> float:
+    return 100 * (discriminant.predict(data.x.numpy()) != data.y.numpy()).mean()
+
+
+def _form_of(discriminant: QuadraticDiscriminantAnalysis) -> torch.Tensor:
+    share = discriminant.reg_param
+    first, second = (
+        torch.linalg.inv((1 - share) * torch.from_numpy(covariance) + share * torch.eye(len(covariance)))
+        for covariance in discriminant.covariance_
+    )
+    return (first - second) / 2
+
+
+def tasks(args: Namespace) -> List[Tuple[int, str, int, int]]:
+    """Arguments of `run`, the longest first."""
+    if args.quick:
+        return [(2, UNEQUAL, samples, seed) for samples in (300, 30) for seed in range(3)]
+    return [
+        (dimension, covariances, samples, seed)
+        for samples in reversed(SAMPLES) for dimension in reversed(DIMENSIONS) for covariances in (UNEQUAL, EQUAL)
+        for seed in range(20)
+    ]
+
+
+def report(rows: pd.DataFrame) -> str:
+    """Excess error over the Bayes rule, means over the seeds with 95 % intervals, and how many samples it takes."""
+    excess = _excess(rows)
+    parts = []
+    for (covariances, dimension), group in excess.groupby(['covariances', 'dimension']):
+        cells = group.groupby(['samples', 'classifier'])['excess'].agg(lambda values: str(summary(values)))
+        parts.append(f'{covariances} covariances, {dimension} dimensions: error above the Bayes rule, points')
+        parts.append(cells.unstack()[[name for name in CLASSIFIERS if name != BAYES]].to_string())
+        needed = group.groupby(['classifier', 'samples'])['excess'].mean().loc[lambda mean: mean < _NEAR]
+        first = needed.reset_index().groupby('classifier')['samples'].min()
+        said = ', '.join(f'{name} {first[name]:,}' if name in first else f'{name} more' for name in CLASSIFIERS[:-1])
+        parts.append(f'Samples until it is less than {_NEAR:g} points above: {said}.')
+        angles = rows.query('covariances == @covariances and dimension == @dimension')
+        angles = angles[angles['samples'] == angles['samples'].max()].groupby('classifier')['angle']
+        if angles.count().any():
+            parts.append('Angle between A and that of the log odds, degrees, at most samples: ' + ', '.join(
+                f'{name} {summary(values)}' for name, values in angles if values.notna().all()
+            ) + '.')
+    return '\n'.join(parts)
+
+
+def _excess(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows with the column 'excess': how much more often than the Bayes rule a classifier errs on the same test."""
+    keys = ['covariances', 'dimension', 'samples', 'seed']
+    bayes = rows[rows['classifier'] == BAYES].set_index(keys)['error'].rename('bayes')
+    joined = rows[rows['classifier'] != BAYES].join(bayes, on=keys)
+    return joined.assign(excess=joined['error'] - joined['bayes'])
+
+
+def plot(rows: pd.DataFrame, folder: Path) -> None:
+    """Draw error against samples, and the boundaries in two dimensions as the samples grow."""
+    _plot_errors(_excess(rows), folder / 'gaussians.png')
+    _plot_boundaries(folder / 'gaussians_boundaries.png')
+
+
+def _plot_errors(excess: pd.DataFrame, target: Path) -> None:
+    cases = list(excess.groupby(['covariances', 'dimension']))
+    figure, axes = plt.subplots(
+        1, len(cases), figsize=(3 * len(cases), 3), layout='constrained', sharey=True, squeeze=False,
+    )
+    for axis, ((covariances, dimension), group) in zip(axes[0], cases):
+        for name in CLASSIFIERS[:-1]:
+            points = group[group['classifier'] == name].groupby('samples')['excess'].agg(['mean', 'std'])
+            axis.errorbar(points.index, points['mean'], points['std'].fillna(0), label=name, capsize=2)
+        axis.set(
+            xscale='log', yscale='symlog', xlabel='samples', title=f'{covariances} covariances, {dimension} dimensions',
+        )
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_ylabel('error above the Bayes rule (points)')
+    axes[0, -1].legend(fontsize='small')
+    save_figure(figure, target)
+
+
+def _plot_boundaries(target: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    classes = Classes.draw(2, UNEQUAL, generator)
+    counts, names = (10, 100, 1000), (QUADRATIC, LINEAR, MLP)
+    figure, axes = plt.subplots(len(names), len(counts), figsize=(9, 9), layout='constrained', sharex=True, sharey=True)
+    sides = torch.linspace(-5, 5, 200, dtype=torch.float64)
+    grid = torch.cartesian_prod(sides, sides)
+    for column, count in enumerate(counts):
+        data = classes.sample(count, generator.manual_seed(count))
+        half = count // 5
+        train, held_out = Data(data.x[half:], data.y[half:]), Data(data.x[:half], data.y[:half])
+        for row, name in enumerate(names):
+            torch.manual_seed(0)
+            model, _ = tune(lambda name=name: create(name, 2), train, held_out, WEIGHT_DECAYS)
+            axis = axes[row, column]
+            axis.scatter(*data.x.T, c=data.y, cmap='coolwarm', s=4, alpha=0.6)
+            for logits, style in ((model(grid), '-'), (classes.log_odds(grid), '--')):
+                axis.contour(sides, sides, logits.detach().reshape(200, 200).T, [0.], colors='black', linestyles=style)
+            axis.set(title=f'{name}, {count} samples', xticks=[], yticks=[])
+    figure.suptitle('Decision boundaries; dashed: the Bayes rule')
+    save_figure(figure, target)
