@@ -5,7 +5,7 @@ from typing import List
 
 from matplotlib.axes import Axes
 
-from ..training.pyplot import plt
+from ..training.pyplot import plt, save_figure
 from .cells import implementation
 from .forms import MATERIALISED, OURS
 from .results import OUT_OF_MEMORY, Row
@@ -47,9 +47,7 @@ def plot_scaling(rows: List[Row], target: Path) -> None:
         axes[0][column].legend()
         axes[-1][column].set_xlabel(_X_LABELS[name])
     figure.suptitle(f'{rows[0]["device"]}, threads {rows[0]["threads"]}, {rows[0]["dtype"]}')
-    target.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(target, dpi=120)
-    plt.close(figure)
+    save_figure(figure, target)
 
 
 def _draw(axis: Axes, rows: List[Row], size: str, value: str) -> None:

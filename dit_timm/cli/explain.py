@@ -27,7 +27,7 @@ from ..errors import UserError, message_of
 from ..printing import set_up_printing
 from ..training.logs import write_csv
 from ..training.model import check_model
-from ..training.pyplot import plt
+from ..training.pyplot import plt, save_figure
 from ..training.trained import load_trained, parse_with_run, read_classes
 
 _PAGE, _CHANCES, _PAIRS, _PICTURED = 'README.md', 1000, 10, 8
@@ -133,7 +133,7 @@ def _plot_spectrum(term: Interactions, target: Path) -> None:
     axis.plot(values.T, color='tab:blue', alpha=0.3, linewidth=1)
     axis.set(xlabel='number', ylabel='eigenvalue', title='Eigenvalues of each output\'s form')
     axis.grid(alpha=0.3)
-    _save(figure, target)
+    save_figure(figure, target)
 
 
 def _plot_matrices(term: Interactions, target: Path) -> None:
@@ -146,7 +146,7 @@ def _plot_matrices(term: Interactions, target: Path) -> None:
         limits = {} if colours == 'viridis' else {'vmin': -1, 'vmax': 1}
         figure.colorbar(axis.imshow(picture, cmap=colours, **limits), ax=axis)
         axis.set(xlabel='channel', ylabel='channel', title=title)
-    _save(figure, target)
+    save_figure(figure, target)
 
 
 def _plot_patches(
@@ -164,13 +164,7 @@ def _plot_patches(
             pixels = (patch.pixels.cpu() * scale[0] + scale[1]).clamp(0, 1).movedim(0, -1)
             axis.imshow(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
         row[0].set_title(f'output {output}', fontsize='small')
-    _save(figure, target)
-
-
-def _save(figure: plt.Figure, target: Path) -> None:
-    # Without a date in it: the same numbers are the same file.
-    figure.savefig(target, dpi=100, metadata={'Software': None})
-    plt.close(figure)
+    save_figure(figure, target)
 
 
 def main(argv: Optional[List[str]] = None) -> int:

@@ -17,8 +17,7 @@ from ..analysis.ablation import without_quadratic
 from ..analysis.interactions import class_losses, interactions
 from ..analysis.statistics import summary
 from ..data.splits import class_names
-from ..training.pyplot import plt
-from .fitting import save_figure
+from ..training.pyplot import plt, save_figure
 from .networks import add_options as add_options, commands, image_limit, open_network
 
 OUTPUT, CLASS = 'output', 'class'

@@ -26,8 +26,8 @@ from torch.utils.data import DataLoader
 from ..analysis.statistics import summary
 from ..errors import MissingFileError
 from ..layers import QuadraticLinear
-from ..training.pyplot import plt
-from .fitting import Data, error_rate, save_figure, tune
+from ..training.pyplot import plt, save_figure
+from .fitting import Data, error_rate, tune
 
 MNIST, CIFAR, DIGITS = 'MNIST', 'CIFAR-100 features', 'handwritten digits'
 SHOTS = (1, 2, 5, 10, 20, 50)

@@ -1,13 +1,10 @@
 """Fitting small classifiers on all of their data at once."""
 
-from pathlib import Path
 from typing import Callable, NamedTuple, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-
-from ..training.pyplot import plt
 
 # Of L-BFGS; what is convex has converged long before.
 _MAX_ITERATIONS = 200
@@ -84,9 +81,3 @@ def tune(
     fitted = [(fit(create(), train, weight_decay), weight_decay) for weight_decay in weight_decays]
     with torch.no_grad():
         return min(fitted, key=lambda pair: cross_entropy(pair[0](held_out.x), held_out.y).item())
-
-
-def save_figure(figure: plt.Figure, target: Path) -> None:
-    """Write a figure as a PNG and close it. Without a date in it: the same numbers are the same file."""
-    figure.savefig(target, dpi=100, metadata={'Software': None})
-    plt.close(figure)

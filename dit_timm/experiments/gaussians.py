@@ -21,8 +21,8 @@ from torch import nn
 
 from ..analysis.statistics import summary
 from ..layers import QuadraticLinear
-from ..training.pyplot import plt
-from .fitting import Data, error_rate, save_figure, tune
+from ..training.pyplot import plt, save_figure
+from .fitting import Data, error_rate, tune
 
 DIMENSIONS = (2, 10, 50)
 SAMPLES = (10, 30, 100, 300, 1000, 3000, 10000)

@@ -19,8 +19,8 @@ from sklearn.datasets import load_digits
 from ..analysis.statistics import summary
 from ..errors import MissingFileError
 from ..layers import QuadraticLinear
-from ..training.pyplot import plt
-from .fitting import Data, error_rate, save_figure
+from ..training.pyplot import plt, save_figure
+from .fitting import Data, error_rate
 
 KEPT = (0, 1, 2, 5, 10, 20, 50)
 _EPOCHS, _BATCH_SIZE, _LEARNING_RATE, _WEIGHT_DECAY = 5, 128, 1e-3, 1e-2

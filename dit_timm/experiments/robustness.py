@@ -20,8 +20,7 @@ from ..analysis.ablation import quadratic_terms, remove_quadratic
 from ..analysis.corruptions import CORRUPTIONS, STRENGTHS, corrupt
 from ..analysis.statistics import paired, summary
 from ..training.engine import evaluate
-from ..training.pyplot import plt
-from .fitting import save_figure
+from ..training.pyplot import plt, save_figure
 from .networks import add_options as add_options, commands, image_limit, open_network
 
 CLEAN = 'clean'

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from ..training.pyplot import plt
+from ..training.pyplot import plt, save_figure
 from .rows import DIT, LABELS, PLAIN, pictures, tables_of
 
 _COLORS = dict(zip(LABELS, ('tab:gray', 'tab:blue', 'tab:cyan', 'tab:orange', 'tab:red', 'tab:green')))
@@ -74,7 +74,4 @@ def _finish(figure: plt.Figure, axis: plt.Axes, title: str, x: str, y: str, targ
     axis.set_ylabel(y)
     axis.grid(alpha=0.3)
     axis.legend()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Without a date in it: the same numbers are the same file.
-    figure.savefig(target, dpi=120, metadata={'Software': None})
-    plt.close(figure)
+    save_figure(figure, target)

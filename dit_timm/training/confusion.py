@@ -5,7 +5,7 @@ from typing import Any, Dict, List, Optional
 
 import torch
 
-from .pyplot import plt
+from .pyplot import plt, save_figure
 
 # Of more classes the names would not be read.
 _MAX_NAMES = 40
@@ -55,9 +55,7 @@ class Confusion:
             axis.set_yticks(range(size), labels)
         axis.set_xlabel('predicted class')
         axis.set_ylabel('true class')
-        target.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(target, dpi=120)
-        plt.close(figure)
+        save_figure(figure, target)
 
     @staticmethod
     def _name(number: int, names: Optional[List[str]]) -> str:

@@ -3,7 +3,7 @@
 import csv
 from pathlib import Path
 
-from .pyplot import plt
+from .pyplot import plt, save_figure
 
 
 def plot_curves(summary: Path, target: Path) -> None:
@@ -30,5 +30,4 @@ def plot_curves(summary: Path, target: Path) -> None:
             axis.set_visible(False)
     losses.set_ylabel('cross entropy')
     accuracies.set_ylabel('% of images')
-    figure.savefig(target, dpi=120)
-    plt.close(figure)
+    save_figure(figure, target)

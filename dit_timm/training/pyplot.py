@@ -1,8 +1,17 @@
 """matplotlib's pyplot, drawing to files: no screen is needed."""
 
+from pathlib import Path
+
 import matplotlib
 
 matplotlib.use('Agg')
 from matplotlib import pyplot as plt  # noqa: E402 (pyplot takes its backend when it is imported)
 
-__all__ = ['plt']
+__all__ = ['plt', 'save_figure']
+
+
+def save_figure(figure: plt.Figure, target: Path) -> None:
+    """Write a figure as a PNG and close it. The version of matplotlib is left out: equal numbers are equal files."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(target, dpi=120, metadata={'Software': None})
+    plt.close(figure)
