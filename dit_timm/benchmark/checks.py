@@ -55,7 +55,8 @@ def set_tf32(enabled: bool) -> None:
 @contextmanager
 def full_float32() -> Iterator[None]:
     """Products of float32 operands as they are, whatever `set_tf32` has set."""
-    before = torch.backends.cuda.matmul.allow_tf32
+    # torch's annotation has str too.
+    before = bool(torch.backends.cuda.matmul.allow_tf32)
     set_tf32(False)
     try:
         yield

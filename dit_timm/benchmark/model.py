@@ -3,7 +3,7 @@
 import argparse
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, ClassVar, Dict, List, Optional, Sequence, Tuple, cast
 
 import timm
 import torch
@@ -12,6 +12,7 @@ from timm.models import get_pretrained_cfg_value
 from torch import nn
 
 from .. import ChannelQuadratic2d
+from ..models.network import Network
 from .checks import dtype_of, expect_close, full_float32
 from .compare import compare
 from .forms import BASE, MATERIALISED, OURS, materialised_backend
@@ -52,15 +53,13 @@ class ModelRun:
         """That of the network and the images."""
         return torch.channels_last if self.channels_last else torch.contiguous_format
 
-    def network(self) -> nn.Module:
+    def network(self) -> Network:
         """Create the network. 'ours' and 'materialised' have the same weights, those of the quadratic term not zero."""
-        name, kwargs = self.model, {}
-        if self.implementation == BASE:
-            name, kwargs = base_network(self.model)
+        name, kwargs = base_network(self.model) if self.implementation == BASE else (self.model, {})
         if get_pretrained_cfg_value(name, 'fixed_input_size'):
             kwargs['img_size'] = self.img_size
         torch.manual_seed(0)
-        network = timm.create_model(name, **kwargs)
+        network = cast(Network, timm.create_model(name, **kwargs))
         for key, parameter in network.named_parameters():
             # timm starts layer scales and the last norms of blocks at about zero, and then nothing of the quadratic
             # term reaches the output.
@@ -71,7 +70,7 @@ class ModelRun:
                 nn.init.normal_(module.weight, std=1 / module.in_chs)
                 if self.implementation == MATERIALISED:
                     module.backend = MATERIALISED
-        return network.to(self.device, memory_format=self.memory_format)
+        return network.to(self.device).to(memory_format=self.memory_format)
 
     def images(self) -> torch.Tensor:
         """The batch."""
@@ -79,7 +78,7 @@ class ModelRun:
         images = torch.randn(self.batch_size, 3, self.img_size, self.img_size)
         return images.to(self.device, memory_format=self.memory_format)
 
-    def forward(self, network: nn.Module, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, network: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor) -> torch.Tensor:
         """Logits, in the precision and with the form of this implementation."""
         precision = nullcontext()
         if self.amp is not None:
@@ -113,7 +112,7 @@ class ModelRun:
         return Work(function, function if self.torchcompile else lambda: function(min(2, self.batch_size)))
 
 
-def base_network(model: str) -> Tuple[str, Dict[str, bool]]:
+def base_network(model: str) -> Tuple[str, Dict[str, Any]]:
     """The network that a Dit network adds its term to, as the arguments of `timm.create_model`."""
     base = model.replace('dit_', '', 1)
     return (base, {}) if timm.is_model(base) else (model, {'quadratic': False})
@@ -125,7 +124,8 @@ def subjects(args: argparse.Namespace) -> Sequence[str]:
 
 
 def _runs(model: str, args: argparse.Namespace) -> Dict[str, ModelRun]:
-    img_size = args.img_size or get_pretrained_cfg_value(model, 'input_size')[-1]
+    # timm's annotation has None, for networks that it does not know.
+    img_size = args.img_size or cast(Tuple[int, int, int], get_pretrained_cfg_value(model, 'input_size'))[-1]
     on_cpu = torch.device(args.device).type == 'cpu'
     batch_size = args.batch_size or (_CPU_BATCH_SIZE if on_cpu and img_size > _SMALL_IMAGE else _BATCH_SIZE)
     return {

@@ -2,6 +2,7 @@
 
 import argparse
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Callable, ClassVar, Dict, List, Sequence, Tuple
 
 import torch
@@ -11,7 +12,7 @@ from .compare import compare
 from .forms import MATERIALISED, OURS, ROOFLINE, form, materialised
 from .results import Row, to_rows
 from .roofline import Roofline
-from .runs import Work
+from .runs import Run, Work
 from .shape import FORWARD, FORWARD_BACKWARD, Shape
 
 TITLE = 'the quadratic form'
@@ -55,10 +56,10 @@ class OpRun:
 def inputs(shape: Shape, device: str, dtype: torch.dtype) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """The x, weight and output gradient of every implementation at a shape; outputs are of order one."""
     generator = torch.Generator(device).manual_seed(0)
-    kwargs = dict(generator=generator, device=device, dtype=dtype)
-    x = torch.randn(shape.pixels, shape.in_chs, **kwargs).requires_grad_()
-    weight = torch.randn(shape.out_chs, shape.in_chs, shape.in_chs, **kwargs).div_(shape.in_chs).requires_grad_()
-    return x, weight, torch.randn(shape.pixels, shape.out_chs, **kwargs)
+    randn = partial(torch.randn, generator=generator, device=device, dtype=dtype)
+    x = randn(shape.pixels, shape.in_chs).requires_grad_()
+    weight = randn(shape.out_chs, shape.in_chs, shape.in_chs).div_(shape.in_chs).requires_grad_()
+    return x, weight, randn(shape.pixels, shape.out_chs)
 
 
 @torch.no_grad()
@@ -135,6 +136,7 @@ def _truth(x: torch.Tensor, weight: torch.Tensor, grad: torch.Tensor) -> Tuple[t
         output = materialised(x_part, weight)
         output.backward(grad_part)
         outputs.append(output.detach())
+    assert x.grad is not None and weight.grad is not None
     return torch.cat(outputs), x.grad, weight.grad
 
 
@@ -166,7 +168,7 @@ def measure_shape(
         A row for each implementation and phase.
     """
     dtype = dtype_of(args.precision)
-    runs = {name: OpRun(name, shape, args.device, dtype) for name in implementations}
+    runs: Dict[str, Run] = {name: OpRun(name, shape, args.device, dtype) for name in implementations}
     with_memory = tuple(runs) if args.memory else ()
     if roofline:
         runs[ROOFLINE] = Roofline(shape, args.device, dtype)

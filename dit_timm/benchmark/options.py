@@ -19,7 +19,7 @@ PARTS = ('op', 'model', 'scaling')
 MIN_ROUNDS = 10
 
 
-def parse_args(description: str, argv: Optional[List[str]] = None) -> argparse.Namespace:
+def parse_args(description: Optional[str], argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Parse the command line.
 
     Beside the options, the result has `precision` and `model_precision`, keys of `checks.TOLERANCES`, and what `--only`

@@ -1,7 +1,7 @@
 """Measurements as rows: with their ratios, to a CSV and back."""
 
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, Hashable, List, Mapping, Optional
 
 import pandas as pd
 import torch
@@ -87,7 +87,7 @@ def read_rows(path: Path) -> pd.DataFrame:
         InvalidInputError: It is no such CSV.
         OSError: There is no such file.
     """
-    types = {**dict.fromkeys(_TEXT, str), **dict.fromkeys(_NUMBERS, float)}
+    types: Dict[Hashable, type] = {**dict.fromkeys(_TEXT, str), **dict.fromkeys(_NUMBERS, float)}
     try:
         rows = pd.read_csv(path, dtype=types, keep_default_na=False, na_values=dict.fromkeys(_NUMBERS, ''))
         # Older files have no column of busy processes.

@@ -1,6 +1,7 @@
 """The time that the arithmetic alone takes: the same FLOPs as plain matrix products."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Tuple
 
 import torch
@@ -43,9 +44,9 @@ class Roofline:
             batch, rows, inner, columns = torch.get_num_threads(), self.shape.out_chs, _CPU_INNER, _CPU_COLUMNS
         else:
             batch, rows, inner, columns = 1, _DEVICE_SIZE, _DEVICE_SIZE, _DEVICE_SIZE
-        kwargs = dict(device=self.device, dtype=dtype)
-        left, right = torch.randn(batch, rows, inner, **kwargs), torch.randn(batch, inner, columns, **kwargs)
-        product = torch.empty(batch, rows, columns, **kwargs)
+        randn = partial(torch.randn, device=self.device, dtype=dtype)
+        left, right = randn(batch, rows, inner), randn(batch, inner, columns)
+        product = torch.empty(batch, rows, columns, device=self.device, dtype=dtype)
         flops = self.shape.flops(phase)
         product_flops = 2 * product.numel() * inner
         count = -(-flops // product_flops)

@@ -1,6 +1,6 @@
 """What an implementation is: something that runs one or more phases and can be built again, also in another process."""
 
-from typing import Any, Callable, NamedTuple, Protocol, Tuple
+from typing import Any, Callable, ClassVar, NamedTuple, Protocol, Tuple
 
 
 class Work(NamedTuple):
@@ -20,11 +20,15 @@ class Run(Protocol):
     """An implementation at one size. It can be pickled; `build` makes what cannot.
 
     Attributes:
-        device: Where it runs.
         phases: Names that `build` accepts.
     """
-    device: str
-    phases: Tuple[str, ...]
+    phases: ClassVar[Tuple[str, ...]]
+
+    @property
+    def device(self) -> str:
+        """Where it runs."""
+        ...
 
     def build(self, phase: str) -> Work:
         """Allocate everything that exists before the phase starts."""
+        ...

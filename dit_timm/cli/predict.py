@@ -18,7 +18,6 @@ from PIL import Image
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
-from timm.data import create_transform
 from timm.utils import setup_default_logging
 from torch import nn
 
@@ -28,6 +27,7 @@ from ..config.parts import ModelConfig, TrainedConfig
 from ..data.dataset import UnreadableImageError
 from ..data.folders import find_files
 from ..data.images import to_mode
+from ..data.inputs import eval_transform
 from ..data.splits import data_config
 from ..errors import MissingFileError, UserError, message_of
 from ..printing import set_up_printing
@@ -146,10 +146,7 @@ def _predict(args: PredictionConfig) -> int:
     model = load_trained(args)
     names = read_classes(args, model)
     config = data_config(args, model)
-    transform = create_transform(
-        config['input_size'], interpolation=config['interpolation'], mean=config['mean'], std=config['std'],
-        crop_pct=config['crop_pct'], crop_mode=config['crop_mode'],
-    )
+    transform = eval_transform(config)
     # Names are folded, not shortened.
     view = Table(Column('image', overflow='fold'), Column('class', overflow='fold'), 'probability', 'quadratic')
     found, problems = _found(args.images)

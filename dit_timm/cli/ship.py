@@ -46,7 +46,7 @@ def ship(run: Path, options: Mapping[str, Any], tag: str, licence: str, root: Pa
     # Golden outputs are computed in float64, on the CPU.
     args = config_of_run(run, amp=False, device='cpu', data_dir=options['data_dir'])
     name = f'{args.model}.{tag}'
-    weights = rounded(read_weights(args.checkpoint))
+    weights = rounded(read_weights(run / 'model.safetensors'))
     names = class_names(open_split(args, test_split))
     content = weights_bytes(weights, {'model': args.model, 'tag': tag, 'licence': licence, **classes_metadata(names)})
     path = root / WEIGHTS / f'{name}.safetensors'

@@ -53,9 +53,10 @@ class SweepConfig(Options):
 
     sweep: Path = option(metavar='SWEEP.yaml', positional=True)
     data_dir: Optional[str] = option(None, 'folder with the data', metavar='DIR')
-    output: Optional[Path] = option(None, 'folder of the runs (default: output/sweeps/NAME)', metavar='DIR')
+    # The defaults of these two depend on others: see `parse_args`.
+    output: Path = option(None, 'folder of the runs (default: output/sweeps/NAME)', metavar='DIR')
     minutes: Optional[float] = option(None, 'time for all (default: no limit)', metavar='M', low=0)
-    together: Optional[int] = option(
+    together: int = option(
         None, f'runs at once (default: {_TOGETHER_ON_GPU} on a GPU, 1 on a CPU)', metavar='N', low=1,
     )
     device: str = option(default_device)

@@ -122,7 +122,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     except (UserError, OSError) as error:
         sys.exit(f'error: {message_of(error)}')
     except Interrupted as stopped:
-        if processes.is_primary:
+        if processes is not None and processes.is_primary:
             print(stopped, flush=True)
         # What a shell expects of a program that Ctrl-C ended.
         sys.exit(130)

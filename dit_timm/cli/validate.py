@@ -13,7 +13,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple, cast
 
 import timm
 from timm.data import RealLabelsImagenet
@@ -28,6 +28,7 @@ from ..data.labels import SomeClasses, read_valid_labels
 from ..data.loaders import eval_loader
 from ..data.splits import class_names, data_config, evaluated_name, open_evaluated
 from ..errors import InvalidInputError, UserError, message_of
+from ..models.network import Network
 from ..pretrained.sources import is_source
 from ..printing import set_up_printing
 from ..training.confusion import Confusion
@@ -111,7 +112,10 @@ def validate(args: ValidationConfig) -> Dict[str, Any]:
     if args.without_quadratic:
         remove_quadratic(model)
     if args.test_pool:
-        model, pools = apply_test_time_pool(model, config)
+        # timm's head takes the classifier of the network, and does not say how many classes it has.
+        known = model.num_classes
+        model, pools = cast(Tuple[Network, bool], apply_test_time_pool(model, config))
+        model.num_classes = known
         if pools:
             config['crop_pct'] = 1.
     if valid is not None:
@@ -121,7 +125,7 @@ def validate(args: ValidationConfig) -> Dict[str, Any]:
     known = model.num_classes
     if classes is not None and (known < len(classes) or known > len(classes) and not more_may_be):
         raise InvalidInputError(f'{args.model} has {known} classes, but the data have {len(classes)}.')
-    confusion = Confusion(model.num_classes)
+    confusion = Confusion(known)
     real = _real_labels(args, dataset)
 
     def observe(logits, targets):
@@ -131,7 +135,9 @@ def validate(args: ValidationConfig) -> Dict[str, Any]:
 
     metrics = evaluate(model, eval_loader(args, dataset, config, indices), args, args.model, observe=observe)
     if real is not None:
-        metrics.update(top1=real.get_accuracy(k=1), top5=real.get_accuracy(k=5))
+        # timm's annotation is for one number too, which `k` asks for.
+        accuracy = cast(Dict[int, float], real.get_accuracy())
+        metrics.update(top1=accuracy[1], top5=accuracy[5])
     if args.per_class is not None:
         write_csv(confusion.per_class(classes), args.per_class)
     if args.confusion is not None:

@@ -3,7 +3,7 @@
 import argparse
 import difflib
 import re
-from typing import Iterable, List
+from typing import Iterable, List, cast
 
 from timm.data.auto_augment import augment_and_mix_transform, auto_augment_transform, rand_augment_transform
 from timm.optim import get_optimizer_class, list_optimizers
@@ -29,8 +29,10 @@ def near_names(name: str, names: Iterable[str]) -> str:
 def optimizer(text: str) -> str:
     """An optimizer of timm's, `lookahead_` in front or not, that can be had here."""
     name = text.lower().removeprefix(_LOOKAHEAD)
-    if name not in list_optimizers():
-        near = difflib.get_close_matches(name, list_optimizers(), n=3)
+    # timm's annotation has names with descriptions too.
+    known = cast(List[str], list_optimizers())
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3)
         raise argparse.ArgumentTypeError(f'timm has no optimizer {text!r}. Near names: {", ".join(near) or "none"}.')
     try:
         get_optimizer_class(name)

@@ -3,19 +3,19 @@
 import io
 import pickle
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, List, Optional
 
 from timm.data.readers.class_map import load_class_map
 
 from ..errors import InvalidInputError, MissingFileError
 
 
-def read_class_map(name: str, root: str) -> Dict[str, int]:
+def read_class_map(name: str, root: Optional[str]) -> Dict[str, int]:
     """Read a file with a class in each line (.txt), or a pickled dict of numbers by class (.pkl).
 
     Args:
         name: The file, or its name in the folder of the data.
-        root: The folder of the data.
+        root: The folder of the data, if there is one.
 
     Raises:
         MissingFileError: There is none.

@@ -3,12 +3,13 @@
 import tarfile
 import warnings
 from functools import partial
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import IO, Any, Callable, Dict, List, Optional, Protocol, Sequence, Tuple, Union, cast
 
 import numpy as np
 from PIL import Image
-from timm.data import ImageDataset
+from timm.data import ImageDataset, IterableImageDataset
 from torch.utils.data import DataLoader, Dataset
+from torchvision.datasets import VisionDataset
 from torchvision.transforms import Compose
 
 from ..errors import InvalidInputError, UserError
@@ -18,14 +19,29 @@ from .randomness import seed_cpu
 # What Pillow and the readers of archives raise for what is no image, or half of one.
 _UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError, tarfile.TarError)
 
+# What `timm.data.create_dataset` opens: images by number, timm's own or torchvision's, or a stream.
+MapDataset = Union[ImageDataset, VisionDataset]
+AnyDataset = Union[MapDataset, IterableImageDataset]
+
 
 class UnreadableImageError(UserError):
     """An image of the data cannot be read; the message names its file."""
 
 
-def set_transform(dataset: Dataset, transform: Callable, mode: str) -> None:
+class _Reader(Protocol):
+    def __getitem__(self, index: int) -> Tuple[IO[bytes], Optional[int]]: ...
+
+
+def file_of(dataset: ImageDataset, index: int) -> Tuple[IO[bytes], Optional[int]]:
+    """The file of an image, and its class."""
+    # timm's annotation has the readers of streams too.
+    return cast(_Reader, dataset.reader)[index]
+
+
+def set_transform(dataset: AnyDataset, transform: Callable, mode: str) -> None:
     """Let a data set convert its images to a mode of Pillow, then transform them."""
-    for reads in (dataset, getattr(dataset, 'reader', None)):
+    readers: List[Any] = [dataset, getattr(dataset, 'reader', None)]
+    for reads in readers:
         # A reader without one gives images as they are opened.
         if getattr(reads, 'input_img_mode', ''):
             reads.input_img_mode = mode
@@ -50,7 +66,7 @@ class Images(Dataset):
     """
 
     def __init__(
-            self, dataset: Dataset, indices: Optional[Sequence[int]] = None, seed: int = 0, cache: bool = False,
+            self, dataset: MapDataset, indices: Optional[Sequence[int]] = None, seed: int = 0, cache: bool = False,
     ) -> None:
         if cache and not isinstance(dataset, ImageDataset):
             raise InvalidInputError(
@@ -59,7 +75,7 @@ class Images(Dataset):
             )
         self.cached: Optional[Dict[int, Tuple[Image.Image, Any]]] = {} if cache else None
         self.dataset = dataset
-        self.indices = range(len(dataset)) if indices is None else indices
+        self.indices: Sequence[int] = range(len(dataset)) if indices is None else indices
         self.seed = seed
 
     def __len__(self) -> int:
@@ -76,20 +92,20 @@ class Images(Dataset):
         if not isinstance(self.dataset, ImageDataset):
             return self.dataset[index]
         if self.cached is None:
-            image, target = self._open(index)
+            image, target = self._open(self.dataset, index)
         else:
             if index not in self.cached:
-                self.cached[index] = self._open(index)
+                self.cached[index] = self._open(self.dataset, index)
             image, target = self.cached[index]
         if self.dataset.transform is not None:
             image = self.dataset.transform(image)
         return image, target
 
-    def _open(self, index: int) -> Tuple[Image.Image, int]:
+    def _open(self, dataset: ImageDataset, index: int) -> Tuple[Image.Image, int]:
         try:
-            file, target = self.dataset.reader[index]
+            file, target = file_of(dataset, index)
             with Image.open(file) as opened:
-                return to_mode(opened, self.dataset.input_img_mode), -1 if target is None else target
+                return to_mode(opened, dataset.input_img_mode), -1 if target is None else target
         except _UNREADABLE as error:
             raise UnreadableImageError(
                 f'{self.filename(index)} cannot be read: {error}. Mend or remove it, or leave out all such images with '
@@ -123,13 +139,21 @@ class _Check(Dataset):
         return True
 
 
-def readable(dataset: Dataset, indices: Optional[Sequence[int]], workers: int) -> Tuple[List[int], List[int]]:
+def readable(dataset: AnyDataset, indices: Optional[Sequence[int]], workers: int) -> Tuple[List[int], List[int]]:
     """Read every image of a data set that has no transform yet, or those of some indices.
 
     Returns:
         The indices of those that can be read, and of those that cannot.
+
+    Raises:
+        InvalidInputError: The data are a stream.
     """
+    if isinstance(dataset, IterableImageDataset):
+        raise InvalidInputError('--skip-bad-images needs images by number, which a stream does not have.')
     images = Images(dataset, indices)
     loader = DataLoader(_Check(images), batch_size=64, num_workers=workers, collate_fn=list)
     are_good = np.array([good for batch in loader for good in batch], dtype=bool)
-    return tuple([images.indices[int(number)] for number in np.flatnonzero(are_good == kind)] for kind in (True, False))
+    good, bad = (
+        [images.indices[int(number)] for number in np.flatnonzero(are_good == kind)] for kind in (True, False)
+    )
+    return good, bad

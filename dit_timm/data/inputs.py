@@ -1,17 +1,21 @@
 """What a network is given: its channels, its image size and how pixels are normalised, from options named as timm's."""
 
 import json
-from typing import Any, Dict, Mapping, Optional
+from typing import Any, Callable, Dict, Mapping, Optional, cast
 
-from timm.data import resolve_data_config
+from PIL import Image
+from timm.data import create_transform, resolve_data_config
 from torch import nn
 
 from ..config.options import facts_of
 from ..config.parts import IMAGE_MODES, NetworkConfig, requested_input
 from ..errors import InvalidInputError
+from ..models.network import Network
 
 _REQUESTS = ('in_chans', 'input_size', 'img_size')
 _STATISTICS = ('mean', 'std')
+# How evaluation resizes and crops.
+CROP = ('interpolation', 'crop_pct', 'crop_mode')
 # In the metadata of files of weights, see `options_metadata`.
 OPTIONS = 'options'
 _MODE_OF_CHANNELS = {1: 'L', 2: 'LA', 3: 'RGB', 4: 'RGBA'}
@@ -36,7 +40,7 @@ def input_arguments(options: Mapping[str, Any], fixed_input_size: Optional[bool]
     return {**arguments, **options['model_kwargs']}
 
 
-def input_config(options: Mapping[str, Any], model: nn.Module, use_test_size: bool = False) -> Dict[str, Any]:
+def input_config(options: Mapping[str, Any], model: Network, use_test_size: bool = False) -> Dict[str, Any]:
     """Input size, mean, std, crop and interpolation: the options', else the network's.
 
     A network with another number of channels than its cfg has gets the average of the cfg's mean and std, as from timm.
@@ -72,6 +76,20 @@ def input_config(options: Mapping[str, Any], model: nn.Module, use_test_size: bo
     return config
 
 
+def eval_transform(config: Mapping[str, Any], use_prefetcher: bool = False) -> Callable[[Image.Image], Any]:
+    """timm's transform for evaluation, which gives float32 tensors (C, H, W), normalised.
+
+    Args:
+        config: See `input_config`.
+        use_prefetcher: Give uint8 arrays in their place, to be normalised on the device.
+    """
+    names = (*_STATISTICS, *CROP)
+    # timm's annotation has the three parts into which it can be split.
+    return cast(Callable[[Image.Image], Any], create_transform(
+        config['input_size'], **{name: config[name] for name in names}, use_prefetcher=use_prefetcher,
+    ))
+
+
 def options_metadata(options: Mapping[str, Any]) -> Dict[str, str]:
     """What a file of weights says of the options that its network and its images need, beside the network's name."""
     said = {
@@ -81,7 +99,7 @@ def options_metadata(options: Mapping[str, Any]) -> Dict[str, str]:
     return {OPTIONS: json.dumps(said, sort_keys=True)}
 
 
-def _channels(model: nn.Module) -> Optional[int]:
+def _channels(model: Network) -> Optional[int]:
     """The channels that a network of timm takes: cfgs are of pretrained weights, which it need not have."""
     first = model.pretrained_cfg.get('first_conv')
     modules = dict(model.named_modules())

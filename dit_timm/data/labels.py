@@ -7,12 +7,13 @@ every class that is in it, or none.
 
 import importlib.resources
 from pathlib import Path
-from typing import List, cast
+from typing import List
 
 import torch
 from torch import nn
 
 from ..errors import InvalidInputError, MissingFileError
+from ..models.network import Network
 
 # Lists that timm has: classes of ImageNet, by number.
 _LISTS = ('imagenet_a', 'imagenet_r')
@@ -57,12 +58,11 @@ class SomeClasses(nn.Module):
         InvalidInputError: The network lacks one of them.
     """
 
-    def __init__(self, model: nn.Module, classes: List[int]) -> None:
+    def __init__(self, model: Network, classes: List[int]) -> None:
         super().__init__()
-        of_model = cast(int, model.num_classes)
-        if not 0 <= min(classes) <= max(classes) < of_model:
+        if not 0 <= min(classes) <= max(classes) < model.num_classes:
             raise InvalidInputError(
-                f'--valid-labels has classes {min(classes)} to {max(classes)}; the network has {of_model}.'
+                f'--valid-labels has classes {min(classes)} to {max(classes)}; the network has {model.num_classes}.'
             )
         self.model, self.num_classes = model, len(classes)
         self.register_buffer('classes', torch.tensor(classes), persistent=False)

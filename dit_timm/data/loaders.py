@@ -1,17 +1,18 @@
 """Batches of images."""
 
-from typing import Any, Dict, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union, cast
 
 import torch
-from timm.data import create_transform
+from timm.data import IterableImageDataset, create_transform
 from timm.data.loader import fast_collate
-from torch.utils.data import BatchSampler, DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torchvision.transforms import Compose, RandomCrop
 
-from ..config.parts import EvaluationConfig, is_stream
+from ..config.parts import EvaluationConfig
 from ..config.training import TrainingConfig
 from ..errors import InvalidInputError
-from .dataset import Images, set_transform
+from .dataset import AnyDataset, Images, set_transform
+from .inputs import eval_transform
 from .prefetched import Prefetched
 from .resident import ResidentEvalBatches, ResidentSplits, ResidentTrainBatches, check_augmentation
 from .sampler import EpochBatches
@@ -23,7 +24,7 @@ Batches = Union[Prefetched, ResidentTrainBatches, ResidentEvalBatches]
 
 def train_loader(
         args: TrainingConfig,
-        dataset: Dataset,
+        dataset: AnyDataset,
         config: Dict[str, Any],
         indices: Optional[Sequence[int]] = None,
         rank: int = 0,
@@ -49,18 +50,20 @@ def train_loader(
     """
     if resident is not None:
         check_augmentation(args)
+        assert not isinstance(dataset, IterableImageDataset), 'a stream, which was refused'
         batches = _epoch_batches(args, len(dataset) if indices is None else len(indices), rank, world_size)
         flips = {} if args.no_aug else {'hflip': args.hflip, 'vflip': args.vflip}
         images = resident.train(args, dataset, config)
         return ResidentTrainBatches(images, indices, config, batches, **flips), batches
     interpolation = args.train_interpolation
-    transform = create_transform(
+    # timm's annotation has the three parts into which it can be split.
+    transform = cast(Callable, create_transform(
         config['input_size'],
         is_training=True,
         no_aug=args.no_aug,
         train_crop_mode=args.train_crop_mode,
-        scale=args.scale,
-        ratio=args.ratio,
+        scale=(args.scale[0], args.scale[1]),
+        ratio=(args.ratio[0], args.ratio[1]),
         hflip=args.hflip,
         vflip=args.vflip,
         color_jitter=args.color_jitter,
@@ -69,12 +72,13 @@ def train_loader(
         mean=config['mean'],
         std=config['std'],
         use_prefetcher=True,
-    )
+    ))
     if args.crop_padding:
         crop = RandomCrop(config['input_size'][-2:], padding=args.crop_padding)
         transform = Compose([crop, transform])
     set_transform(dataset, transform, config['input_img_mode'])
-    if is_stream(args.dataset):
+    if isinstance(dataset, IterableImageDataset):
+        assert args.num_classes is not None, 'the number is the network\'s by now'
         check_shards(dataset, args.workers, world_size)
         check_labels(dataset, args.num_classes)
         batches = StreamBatches(dataset, args.batch_size, args.seed, args.workers, rank)
@@ -96,7 +100,7 @@ def _epoch_batches(args: TrainingConfig, size: int, rank: int, world_size: int) 
 
 def eval_loader(
         args: EvaluationConfig,
-        dataset: Dataset,
+        dataset: AnyDataset,
         config: Dict[str, Any],
         indices: Optional[Sequence[int]] = None,
         rank: int = 0,
@@ -110,26 +114,19 @@ def eval_loader(
     the images are on the device, as those of `split`.
     """
     if resident is not None:
+        assert not isinstance(dataset, IterableImageDataset), 'a stream, which training refuses'
         images = resident.evaluation(args, split, dataset, config)
         return ResidentEvalBatches(images, indices, config, args.batch_size, rank, world_size)
-    transform = create_transform(
-        config['input_size'],
-        interpolation=config['interpolation'],
-        mean=config['mean'],
-        std=config['std'],
-        crop_pct=config['crop_pct'],
-        crop_mode=config['crop_mode'],
-        use_prefetcher=True,
-    )
-    set_transform(dataset, transform, config['input_img_mode'])
-    if is_stream(args.dataset):
+    set_transform(dataset, eval_transform(config, use_prefetcher=True), config['input_img_mode'])
+    if isinstance(dataset, IterableImageDataset):
         read_whole(dataset)
         if args.num_classes is not None:
             check_labels(dataset, args.num_classes)
         return stream_loader(args, dataset, config)
     images = Images(dataset, indices)
     share = [(0, number) for number in range(rank, len(images), world_size)]
-    return _loader(args, images, config, BatchSampler(share, args.batch_size, drop_last=False))
+    batches = [share[first:first + args.batch_size] for first in range(0, len(share), args.batch_size)]
+    return _loader(args, images, config, batches)
 
 
 def _loader(args: EvaluationConfig, images: Images, config: Dict[str, Any], batches: Any) -> Prefetched:

@@ -14,16 +14,17 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from timm.data import ImageDataset, create_transform
+from timm.data import ImageDataset
 from timm.data.loader import fast_collate
 from timm.data.transforms import ToNumpy
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from ..config.parts import EvaluationConfig, is_stream
 from ..config.training import TrainingConfig
 from ..errors import DamagedFileError, InvalidInputError, UnavailableError
 from ..pretrained.weight_files import digest, read_weights
-from .dataset import Images, set_transform
+from .dataset import Images, MapDataset, file_of, set_transform
+from .inputs import CROP, eval_transform
 from .randomness import seed_of
 from .sampler import EpochBatches
 
@@ -113,7 +114,7 @@ class ResidentSplits:
         self.device, self.cache = torch.device(device), cache
         self._splits: Dict[Tuple[Any, ...], ResidentImages] = {}
 
-    def train(self, args: TrainingConfig, dataset: Dataset, config: Dict[str, Any]) -> ResidentImages:
+    def train(self, args: TrainingConfig, dataset: MapDataset, config: Dict[str, Any]) -> ResidentImages:
         """The images of `--train-split` as they are, with a black border as wide as `--crop-padding`.
 
         Args:
@@ -133,17 +134,14 @@ class ResidentSplits:
         return self._splits[key]
 
     def evaluation(
-            self, args: EvaluationConfig, split: str, dataset: Dataset, config: Dict[str, Any],
+            self, args: EvaluationConfig, split: str, dataset: MapDataset, config: Dict[str, Any],
     ) -> ResidentImages:
         """The images of a split as evaluation resizes and crops them; see `train`."""
-        kwargs = {name: config[name] for name in ('interpolation', 'crop_pct', 'crop_mode')}
-        transform = create_transform(
-            config['input_size'], mean=config['mean'], std=config['std'], use_prefetcher=True, **kwargs,
-        )
-        return self._open(args, split, dataset, config, transform, tuple(kwargs.values()))
+        transform = eval_transform(config, use_prefetcher=True)
+        return self._open(args, split, dataset, config, transform, tuple(config[name] for name in CROP))
 
     def _open(
-            self, args: EvaluationConfig, split: str, dataset: Dataset, config: Dict[str, Any], transform: Callable,
+            self, args: EvaluationConfig, split: str, dataset: MapDataset, config: Dict[str, Any], transform: Callable,
             how: Tuple[Any, ...],
     ) -> ResidentImages:
         key = self._key(args, split, config, how)
@@ -160,7 +158,7 @@ class ResidentSplits:
         source = (args.dataset, args.data_dir, args.class_map, args.input_key, args.target_key, split)
         return source, tuple(config['input_size']), config['input_img_mode'], *how
 
-    def _read(self, dataset: Dataset, how: Tuple[Any, ...]) -> ResidentImages:
+    def _read(self, dataset: MapDataset, how: Tuple[Any, ...]) -> ResidentImages:
         files = _files_digest(dataset)
         path = files and self.cache / f'{hashlib.sha256(f"{files} {how} {_DECODING}".encode()).hexdigest()}.safetensors'
         tensors = _cached(path) if path else None
@@ -182,13 +180,13 @@ class ResidentSplits:
             )
 
 
-def _files_digest(dataset: Dataset) -> Optional[str]:
+def _files_digest(dataset: MapDataset) -> Optional[str]:
     """SHA-256 of names, classes and contents of all files; None where images do not come from files."""
     if not isinstance(dataset, ImageDataset):
         return None
     total = hashlib.sha256()
     for index, name in enumerate(dataset.filenames()):
-        file, target = dataset.reader[index]
+        file, target = file_of(dataset, index)
         if not hasattr(file, 'read'):
             return None
         with file:
@@ -198,9 +196,9 @@ def _files_digest(dataset: Dataset) -> Optional[str]:
     return total.hexdigest()
 
 
-def _decode(dataset: Dataset) -> Dict[str, torch.Tensor]:
+def _decode(dataset: MapDataset) -> Dict[str, torch.Tensor]:
     """Decode all images, on all cores."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     loader = DataLoader(
         Images(dataset), batch_sampler=_Consecutive(len(dataset)), collate_fn=fast_collate,
         num_workers=cores if cores > 1 else 0,

@@ -5,15 +5,15 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 from sklearn.model_selection import train_test_split
-from timm.data import create_dataset
-from torch import nn
-from torch.utils.data import Dataset, IterableDataset
+from timm.data import IterableImageDataset, create_dataset
 
 from ..config.parts import DataConfig, InputConfig
 from ..config.training import TrainingConfig
 from ..errors import InvalidInputError, MissingFileError
+from ..models.network import Network
 from .archives import check_archive, compressed
 from .class_map import read_class_map
+from .dataset import AnyDataset
 from .folders import open_folder
 from .inputs import image_mode, input_config
 from .streams import as_opened
@@ -24,7 +24,7 @@ _CACHED = ('hfds/', 'hfids/')
 _SYNONYMS = {'train': ('training',), 'validation': ('val', 'valid', 'eval', 'evaluation')}
 
 
-def open_split(args: DataConfig, split: str, is_training: bool = False) -> Dataset:
+def open_split(args: DataConfig, split: str, is_training: bool = False) -> AnyDataset:
     """Open one split of the data that the options name.
 
     With `--data-dir DIR`, a split is a folder `DIR/<split>`, an archive `DIR/<split>.tar`, or what timm makes of
@@ -64,7 +64,7 @@ def open_split(args: DataConfig, split: str, is_training: bool = False) -> Datas
     return open_folder(path, class_map)
 
 
-def _opened(what: str, **kwargs: Any) -> Dataset:
+def _opened(what: str, **kwargs: Any) -> AnyDataset:
     try:
         return create_dataset(**kwargs)
     except (AssertionError, RuntimeError, ImportError, ValueError, OSError) as error:
@@ -92,7 +92,7 @@ def _find_split(root: Path, split: str) -> Path:
     )
 
 
-def class_names(dataset: Dataset) -> Optional[List[str]]:
+def class_names(dataset: AnyDataset) -> Optional[List[str]]:
     """The classes of a folder or archive in the order of their numbers; None where the data do not say."""
     reader = getattr(dataset, 'reader', None)
     # timm's reader of folders and its reader of archives name it differently.
@@ -100,7 +100,7 @@ def class_names(dataset: Dataset) -> Optional[List[str]]:
     return sorted(numbers, key=numbers.get) if numbers else None
 
 
-def labels(dataset: Dataset) -> Optional[np.ndarray]:
+def labels(dataset: AnyDataset) -> Optional[np.ndarray]:
     """The classes of all images in order; None where they are not known without reading the images."""
     reader = getattr(dataset, 'reader', None)
     found = getattr(reader, 'targets', None)
@@ -114,7 +114,7 @@ def evaluated_name(args: DataConfig) -> str:
     return f'{args.val_fraction} of {args.train_split}' if args.val_fraction else args.val_split
 
 
-def open_evaluated(args: DataConfig) -> Tuple[Dataset, Optional[List[int]]]:
+def open_evaluated(args: DataConfig) -> Tuple[AnyDataset, Optional[List[int]]]:
     """Open `--val-split`, or the split with the images that `--val-fraction` holds out; these are None for all.
 
     Raises:
@@ -126,7 +126,7 @@ def open_evaluated(args: DataConfig) -> Tuple[Dataset, Optional[List[int]]]:
     return dataset, hold_out(dataset, args.val_fraction)[1]
 
 
-def hold_out(dataset: Dataset, share: float) -> Tuple[List[int], List[int]]:
+def hold_out(dataset: AnyDataset, share: float) -> Tuple[List[int], List[int]]:
     """Split the images of a data set in two, with equal shares of the classes where they are known.
 
     The same images are held out whatever the seed of a run, so that runs with several seeds can be compared.
@@ -137,7 +137,7 @@ def hold_out(dataset: Dataset, share: float) -> Tuple[List[int], List[int]]:
     Raises:
         InvalidInputError: The share leaves one side without an image of each class, or the data are a stream.
     """
-    if isinstance(dataset, IterableDataset):
+    if isinstance(dataset, IterableImageDataset):
         raise InvalidInputError(f'--val-fraction {share} needs images by number, which a stream does not have.')
     classes = labels(dataset)
     try:
@@ -149,7 +149,7 @@ def hold_out(dataset: Dataset, share: float) -> Tuple[List[int], List[int]]:
     return sorted(train), sorted(held_out)
 
 
-def check_classes(train_set: Dataset, other: Optional[Dataset], num_classes: Optional[int]) -> Optional[int]:
+def check_classes(train_set: AnyDataset, other: Optional[AnyDataset], num_classes: Optional[int]) -> Optional[int]:
     """Compare the classes of the training split with those of another, if there is one, and with `--num-classes`.
 
     Returns:
@@ -160,7 +160,7 @@ def check_classes(train_set: Dataset, other: Optional[Dataset], num_classes: Opt
     """
     classes = class_names(train_set)
     if classes is None:
-        if num_classes is None and isinstance(train_set, IterableDataset):
+        if num_classes is None and isinstance(train_set, IterableImageDataset):
             raise InvalidInputError('The data do not say how many classes they have: name --num-classes.')
         if num_classes == 1:
             raise InvalidInputError('--num-classes is 1: a network tells two or more apart.')
@@ -179,7 +179,7 @@ def check_classes(train_set: Dataset, other: Optional[Dataset], num_classes: Opt
     return num_classes or len(classes)
 
 
-def data_config(args: InputConfig, model: nn.Module, use_test_size: bool = False) -> Dict[str, Any]:
+def data_config(args: InputConfig, model: Network, use_test_size: bool = False) -> Dict[str, Any]:
     """What a network is shown of an image: see `input_config`, and 'input_img_mode', see `image_mode`."""
     config = input_config(vars(args), model, use_test_size)
     return {**config, 'input_img_mode': image_mode(vars(args), config['input_size'][0])}

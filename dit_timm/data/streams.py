@@ -3,15 +3,17 @@
 What cannot be opened at any place cannot be resumed at any batch: a run on such data resumes at the epoch.
 """
 
-from typing import Any, Dict
+from typing import Any, Dict, Optional, Protocol, cast
 
 import torch
+from timm.data import IterableImageDataset
 from timm.data.loader import fast_collate
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader
 
 from ..config.parts import EvaluationConfig, is_stream
 from ..config.training import TrainingConfig
 from ..errors import InvalidInputError
+from .dataset import AnyDataset
 from .prefetched import Prefetched
 from .randomness import seed_of
 
@@ -24,9 +26,20 @@ def as_opened(dataset: str) -> bool:
     return is_stream(dataset) and not dataset.lower().startswith('tfds/')
 
 
-def size_of(dataset: Dataset) -> int:
+class _Reader(Protocol):
+    num_samples: int
+    dist_rank: int
+    dist_num_replicas: int
+
+
+def _reader(dataset: IterableImageDataset) -> _Reader:
+    # timm's annotation has the readers of images by number too.
+    return cast(_Reader, dataset.reader)
+
+
+def size_of(dataset: AnyDataset) -> int:
     """Images of a data set; the length of a stream is what the workers of one process get of it."""
-    return dataset.reader.num_samples if isinstance(dataset, IterableDataset) else len(dataset)
+    return _reader(dataset).num_samples if isinstance(dataset, IterableImageDataset) else len(dataset)
 
 
 def check_options(args: TrainingConfig) -> None:
@@ -51,7 +64,7 @@ def check_options(args: TrainingConfig) -> None:
         )
 
 
-def check_shards(dataset: IterableDataset, workers: int, world_size: int) -> None:
+def check_shards(dataset: IterableImageDataset, workers: int, world_size: int) -> None:
     """Refuse more workers than there are shards: some would have nothing to read.
 
     Raises:
@@ -78,17 +91,18 @@ class _Label:
         return label
 
 
-def check_labels(dataset: IterableDataset, num_classes: int) -> None:
+def check_labels(dataset: IterableImageDataset, num_classes: int) -> None:
     """Let a stream refuse labels that are no class of the network, when they come."""
     dataset.target_transform = _Label(num_classes)
 
 
-def read_whole(dataset: IterableDataset) -> None:
+def read_whole(dataset: IterableImageDataset) -> None:
     """Let each of several processes read a stream to its end, for evaluation.
 
     timm would deal the shards out, and cut the shares to one length: some images would come twice, some never.
     """
-    dataset.reader.dist_rank, dataset.reader.dist_num_replicas = 0, 1
+    reader = _reader(dataset)
+    reader.dist_rank, reader.dist_num_replicas = 0, 1
 
 
 class StreamBatches:
@@ -102,11 +116,11 @@ class StreamBatches:
 
     starts_anywhere = False
 
-    def __init__(self, dataset: IterableDataset, batch_size: int, seed: int, workers: int, rank: int) -> None:
+    def __init__(self, dataset: IterableImageDataset, batch_size: int, seed: int, workers: int, rank: int) -> None:
         # Readers deal the images out to the workers of all processes in whole batches.
         dataset.set_loader_cfg(num_workers=workers)
         self.dataset, self.seed, self.rank = dataset, seed, rank
-        self.size = dataset.reader.num_samples
+        self.size = size_of(dataset)
         self.batches = len(dataset) // batch_size
         self.generator = torch.Generator()
 
@@ -119,7 +133,8 @@ class StreamBatches:
 
 
 def stream_loader(
-        args: EvaluationConfig, dataset: IterableDataset, config: Dict[str, Any], batches: StreamBatches = None,
+        args: EvaluationConfig, dataset: IterableImageDataset, config: Dict[str, Any],
+        batches: Optional[StreamBatches] = None,
 ) -> Prefetched:
     """Batches of a stream: those of an epoch of training, or without `batches` all images in order."""
     device = torch.device(args.device)

@@ -1,7 +1,7 @@
 """hub/results/benchmarks.md: speed and memory, from what benchmark.py has written."""
 
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Sequence, Tuple, cast
 
 import pandas as pd
 
@@ -100,7 +100,7 @@ def benchmark_tables(files: Sequence[pd.DataFrame]) -> List[str]:
         for table, columns in _COLUMNS.items():
             members = of_device[of_device['table'] == table]
             if len(members):
-                captions = [_caption(row) for row in members.drop_duplicates(['command', 'date']).to_dict('records')]
+                captions = [_caption(row) for row in _records(members.drop_duplicates(['command', 'date']))]
                 found += [f'### {_HEADINGS[table]}', *captions, _table(columns, _compared(table, members))]
     return found
 
@@ -116,6 +116,11 @@ def _compared(table: str, rows: pd.DataFrame) -> pd.DataFrame:
     return ours.merge(others, on=shared, how='left', suffixes=('', '_other'), validate='many_to_one')
 
 
+def _records(rows: pd.DataFrame) -> List[_Row]:
+    # Columns may be anything, say the annotations; these are text.
+    return cast(List[_Row], rows.to_dict('records'))
+
+
 def _caption(row: _Row) -> str:
     return (
         f'Cores {row["cores"]}, threads {row["threads"]}, torch {row["torch"]}, timm {row["timm"]}, triton '
@@ -125,5 +130,5 @@ def _caption(row: _Row) -> str:
 
 
 def _table(columns: List[_Column], rows: pd.DataFrame) -> str:
-    lines = ([cell(row) for _, cell in columns] for row in rows.to_dict('records'))
+    lines = ([cell(row) for _, cell in columns] for row in _records(rows))
     return markdown_table([heading for heading, _ in columns], lines)

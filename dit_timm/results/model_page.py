@@ -1,10 +1,13 @@
 """docs/models.md: the table of models, from the registry."""
 
+from typing import cast
+
 import timm
 import torch
 from timm.models import get_arch_pretrained_cfgs
 
 from .. import ChannelQuadratic2d, register
+from ..models.network import Network
 from .markdown import markdown_table, page
 
 _HEADINGS = ('model', 'parameters (M)', 'quadratic (M)', 'input', 'quadratic term at', 'network of', 'pretrained tags')
@@ -20,7 +23,7 @@ def model_page() -> str:
     rows = []
     for name in timm.list_models('dit_*'):
         with torch.device('meta'):
-            model = timm.create_model(name)
+            model = cast(Network, timm.create_model(name))
         quadratic = {key: module for key, module in model.named_modules() if isinstance(module, ChannelQuadratic2d)}
         total = sum(parameter.numel() for parameter in model.parameters())
         extra = sum(module.weight.numel() for module in quadratic.values())

@@ -42,12 +42,11 @@ def plot_epochs(rows: pd.DataFrame, results: Path, target: Path) -> None:
     column, label = ('eval_top1', 'top-1 on held-out images (%)') if holds_out else ('train_loss', 'training loss')
     for variant, members in rows.groupby('variant', sort=False):
         curves = pd.DataFrame({name: logs[name][column] for name in members['log']})
+        color, name = _COLORS[str(variant)], LABELS[str(variant)]
         epochs = curves.index + 1
         runs = '1 run' if len(members) == 1 else f'{len(members)} runs'
-        axis.plot(epochs, curves.mean(axis=1), color=_COLORS[variant], label=f'{LABELS[variant]} ({runs})')
-        axis.fill_between(
-            epochs, curves.min(axis=1), curves.max(axis=1), color=_COLORS[variant], alpha=0.2, linewidth=0,
-        )
+        axis.plot(epochs, curves.mean(axis=1), color=color, label=f'{name} ({runs})')
+        axis.fill_between(epochs, curves.min(axis=1), curves.max(axis=1), color=color, alpha=0.2, linewidth=0)
     if not holds_out:
         axis.set_yscale('log')
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -14,6 +14,7 @@ from ..config.training import dit_network
 from ..data.loaders import eval_loader
 from ..data.splits import data_config, open_split
 from ..errors import InvalidInputError
+from ..models.network import Network
 from ..training.engine import evaluate
 from ..training.environment import environment
 from ..training.logs import read_csv
@@ -82,7 +83,7 @@ def rows_of(run: Path, data: str, tag: str, device: str, data_dir: Optional[str]
     return [row, _removed(row, model, args)] if row['variant'] == DIT else [row]
 
 
-def _removed(row: Dict[str, Any], model: nn.Module, args: EvaluatedConfig) -> Dict[str, Any]:
+def _removed(row: Dict[str, Any], model: Network, args: EvaluatedConfig) -> Dict[str, Any]:
     """The row of a Dit network without its quadratic terms; takes them from the network."""
     remove_quadratic(model)
     loader = eval_loader(args, open_split(args, row['split']), data_config(args, model))

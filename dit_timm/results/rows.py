@@ -93,7 +93,7 @@ def tables_of(rows: pd.DataFrame) -> Iterator[Tuple[str, pd.DataFrame]]:
             )
         if members['images_sha256'].nunique() > 1:
             raise InvalidInputError(f'Runs with {first["recipe"]} on {first["data"]} were trained on different images.')
-        name = '_'.join(filter(None, (slug(part.removesuffix('.yaml')) for part in key)))
+        name = '_'.join(filter(None, (slug(str(part).removesuffix('.yaml')) for part in key)))
         yield name, members
 
 

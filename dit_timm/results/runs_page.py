@@ -1,6 +1,7 @@
 """hub/results/README.md and the README's block: what training with and without the term has given."""
 
 from pathlib import Path
+from typing import Any, Dict, Hashable
 
 import pandas as pd
 
@@ -74,8 +75,9 @@ def _pairs(rows: pd.DataFrame) -> pd.DataFrame:
     return pairs.sort_values(['epochs', 'pairs'], ascending=False, kind='stable')
 
 
-def _sentence(pair: dict) -> str:
+def _sentence(pair: Dict[Hashable, Any]) -> str:
     difference: Summary = pair['difference']
+    assert difference.margin is not None, 'of one pair'
     epochs = '1 epoch' if pair['epochs'] == 1 else f'{pair["epochs"]} epochs'
     low, high = difference.mean - difference.margin, difference.mean + difference.margin
     verdict = 'It helps.' if low > 0 else 'It hurts.' if high < 0 else 'The interval includes zero: no effect is shown.'
@@ -103,7 +105,7 @@ def _table(rows: pd.DataFrame, published: pd.DataFrame) -> str:
             ours = by_seed(members)
             difference = paired(ours, plain) if variant != PLAIN else None
             lines.append([
-                model, LABELS[variant], f'{members["parameters"].iloc[0] / 1e6:.3f}', str(len(members)),
+                model, LABELS[str(variant)], f'{members["parameters"].iloc[0] / 1e6:.3f}', str(len(members)),
                 str(summary(ours.values())), difference.interval() if difference else '',
                 str(summary(members['top5'])), f'{members["loss"].mean():.4f}',
                 *(top1.get((model, source), '') if variant == PLAIN else '' for source in sources),

@@ -8,21 +8,23 @@ A graph has no arguments: it reads and writes the same memory each time. So the 
 it, and numbers that change from step to step (learning rates, the decay of averaged weights) are tensors on the device.
 """
 
-from typing import Any, Callable, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import torch
 from timm.optim import create_optimizer_v2
 from timm.scheduler import create_scheduler_v2, scheduler_kwargs
+from timm.utils import ModelEmaV3
 from torch import nn
 
 from ..config.training import TrainingConfig
 from ..errors import InvalidInputError
+from ..models.network import Network
 from .optim import parameter_groups
 from .steps import Steps
 
 # By timm's names, the arguments with which torch's implementations take all from the device, the learning rate too.
 _SGD, _ADAM = {'fused': True}, {'fused': True, 'capturable': True}
-OPTIMIZERS = {'sgd': _SGD, 'momentum': _SGD, 'adam': _ADAM, 'adamw': _ADAM}
+OPTIMIZERS: Dict[str, Dict[str, Any]] = {'sgd': _SGD, 'momentum': _SGD, 'adam': _ADAM, 'adamw': _ADAM}
 # Before capture kernels are compiled and chosen, and the optimizer makes its state.
 _WARMUP_STEPS = 3
 
@@ -87,7 +89,7 @@ class CapturedSteps(Steps):
             self._rates = [torch.empty((), device=self.device) for _ in self.optimizer.param_groups]
             self._decay = torch.empty((), device=self.device)
             self._fill(images, targets)
-            self._capture()
+            self._replay = self._capture()
         self._fill(images, targets)
         self._replay()
         return self._loss
@@ -101,8 +103,8 @@ class CapturedSteps(Steps):
         if self.ema is not None:
             self._decay.fill_(self.ema.get_decay(self.updates))
 
-    def _capture(self) -> None:
-        """Capture a step, and leave the run where it was."""
+    def _capture(self) -> Callable[[], None]:
+        """Capture a step, and leave the run where it was; returns what does the step."""
         groups = self.optimizer.param_groups
         # Schedules put numbers there; while a step is captured it must find the tensors.
         numbers = [group['lr'] for group in groups]
@@ -111,7 +113,7 @@ class CapturedSteps(Steps):
         before = {tensor.data_ptr(): tensor.clone() for tensor in self._state()}
         try:
             with torch.random.fork_rng([self.device] if self.device.type == 'cuda' else []):
-                self._replay = self.capture(self._step)
+                replay = self.capture(self._step)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
@@ -127,14 +129,15 @@ class CapturedSteps(Steps):
                 tensor.zero_()
         for group, number in zip(groups, numbers):
             group['lr'] = number
+        return replay
 
     def _step(self) -> torch.Tensor:
         self._loss = super()._compute(self._images, self._targets, 1, True)
         return self._loss
 
     @torch.no_grad()
-    def _average(self) -> None:
-        ours, theirs = self.ema.module.state_dict().values(), self.unwrapped.state_dict().values()
+    def _average(self, ema: ModelEmaV3) -> None:
+        ours, theirs = ema.module.state_dict().values(), self.unwrapped.state_dict().values()
         floats = [(mine, yours) for mine, yours in zip(ours, theirs) if mine.is_floating_point()]
         mine, yours = (list(tensors) for tensors in zip(*floats))
         # As timm's, with the decay on the device: mine + (yours - mine) (1 - decay).
@@ -156,7 +159,7 @@ class CapturedSteps(Steps):
 
 
 def create_steps(
-        args: TrainingConfig, wrapped: nn.Module, model: nn.Module, batches: int, rank: int,
+        args: TrainingConfig, wrapped: nn.Module, model: Network, batches: int, rank: int,
         uncaptured: Optional[str],
 ) -> Tuple[Steps, int]:
     """Create the optimizer, its schedule, and the steps, captured where they can be.
@@ -183,7 +186,7 @@ def create_steps(
     groups = parameter_groups(
         model, args.weight_decay, args.quadratic_lr_scale, args.layer_decay, args.decay_norms,
     )
-    optional = {'eps': args.opt_eps, 'betas': args.opt_betas}
+    optional: Dict[str, Any] = {'eps': args.opt_eps, 'betas': args.opt_betas}
     # The groups say what decays.
     try:
         optimizer = create_optimizer_v2(
@@ -195,5 +198,6 @@ def create_steps(
         # The word of all optimizers for numbers out of their range.
         raise InvalidInputError(f'--opt {args.opt} refuses its options: {error}') from error
     updates = -(-batches // args.grad_accum_steps)
-    scheduler, epochs = create_scheduler_v2(optimizer, **scheduler_kwargs(args), updates_per_epoch=updates)
+    schedule: Dict[str, Any] = {**scheduler_kwargs(args)}
+    scheduler, epochs = create_scheduler_v2(optimizer, **schedule, updates_per_epoch=updates)
     return (CapturedSteps if captured else Steps)(wrapped, model, optimizer, scheduler, args, rank), epochs

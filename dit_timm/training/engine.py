@@ -8,10 +8,10 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from timm.utils import accuracy
 from torch import nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..config.parts import ModelConfig
+from ..data.loaders import Batches
 
 
 def autocast(args: ModelConfig) -> AbstractContextManager:
@@ -30,7 +30,7 @@ def prepared(images: torch.Tensor, args: ModelConfig) -> torch.Tensor:
 @torch.no_grad()
 def evaluate(
         model: nn.Module,
-        loader: DataLoader,
+        loader: Batches,
         args: ModelConfig,
         title: str,
         observe: Optional[Callable[[torch.Tensor, torch.Tensor], None]] = None,

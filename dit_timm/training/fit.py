@@ -209,6 +209,7 @@ def _stop(run: Run, folder: Path, request: StopRequest) -> None:
     # checkpoint.
     if run.processes.world_size == 1 and (run.sampler.starts_anywhere or not run.state.batch):
         save(run, folder)
+    assert request.requested is not None
     raise Interrupted(request.requested, folder, run.processes.world_size)
 
 
@@ -228,6 +229,7 @@ def finish(run: Run, folder: Path) -> Dict[str, Any]:
         See `fit`.
     """
     args, data, best = run.args, run.data, run.state.best
+    assert best is not None, 'no epoch is done'
     kept = {'epoch': best.epoch, 'chosen': 'best' if args.val_fraction else 'last'}
     results = []
     if data.val is not None:
@@ -236,7 +238,7 @@ def finish(run: Run, folder: Path) -> Dict[str, Any]:
             'split': data.val_name, 'images': data.val_size, **kept,
             **{name: row[f'eval_{name}'] for name in ('loss', 'top1', 'top5')},
         })
-    if data.test is not None:
+    if data.test is not None and run.test_batches is not None:
         run.processes.barrier()
         load_weights(run.evaluated, read_weights(folder / 'model.safetensors'), folder)
         metrics = evaluate(run.evaluated, run.test_batches, args, f'test on {args.test_split}', show=run.show)

@@ -1,6 +1,7 @@
 """Numbers of a run on their way out: CSV, curves, TensorBoard, Weights & Biases."""
 
 import csv
+import importlib
 import io
 from pathlib import Path
 from typing import Any, Dict, List
@@ -50,7 +51,8 @@ class Logs:
             self.tensorboard = SummaryWriter(str(folder / 'tensorboard'))
         if args.log_wandb:
             try:
-                import wandb
+                # Not needed by anything else, and so not there for type checkers.
+                wandb = importlib.import_module('wandb')
             except ImportError as error:
                 raise MissingPackageError('--log-wandb needs the package: pip install wandb') from error
             self.wandb = wandb

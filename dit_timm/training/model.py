@@ -3,18 +3,18 @@
 import difflib
 import inspect
 import re
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, Tuple, cast
 
 import timm
 import torch
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 from timm.models import get_pretrained_cfg_value
-from torch import nn
 
 from ..config.parts import NetworkConfig
 from ..config.training import TrainingConfig
 from ..data.inputs import input_arguments
 from ..errors import DamagedFileError, InvalidInputError, UnavailableError, UserError
+from ..models.network import Network
 from ..pretrained.hub_errors import remedy
 from ..pretrained.sources import is_source, read_source
 from . import variants
@@ -41,7 +41,7 @@ def check_model(args: NetworkConfig) -> None:
         pass
 
 
-def build_model(args: NetworkConfig, **kwargs: Any) -> nn.Module:
+def build_model(args: NetworkConfig, **kwargs: Any) -> Network:
     """Create the network on its device and in its memory format.
 
     Args:
@@ -83,7 +83,7 @@ def _found(args: NetworkConfig) -> Tuple[str, bool]:
         near = difflib.get_close_matches(name, timm.list_models(), n=3)
         raise InvalidInputError(f'--model {name} is not known to timm. Near names: {", ".join(near) or "none"}.')
     try:
-        return name, get_pretrained_cfg_value(name, 'fixed_input_size')
+        return name, bool(get_pretrained_cfg_value(name, 'fixed_input_size'))
     except RuntimeError as error:
         # timm's word for a tag that the network does not have.
         near = difflib.get_close_matches(name, timm.list_pretrained(), n=3)
@@ -92,9 +92,9 @@ def _found(args: NetworkConfig) -> Tuple[str, bool]:
         ) from error
 
 
-def _created(name: str, args: NetworkConfig, pretrained: bool, kwargs: Dict[str, Any]) -> nn.Module:
+def _created(name: str, args: NetworkConfig, pretrained: bool, kwargs: Dict[str, Any]) -> Network:
     try:
-        return timm.create_model(name, pretrained=pretrained, **kwargs)
+        return cast(Network, timm.create_model(name, pretrained=pretrained, **kwargs))
     except TypeError as error:
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         if unknown is None or unknown[1] not in args.model_kwargs:

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from typing import Any, Dict, List, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 import timm
 import torch
@@ -57,7 +57,7 @@ def set_training(model: nn.Module) -> None:
 
 
 def parameter_groups(
-        model: nn.Module, weight_decay: float, quadratic_lr_scale: float, layer_decay: float = None,
+        model: nn.Module, weight_decay: float, quadratic_lr_scale: float, layer_decay: Optional[float] = None,
         decay_norms: bool = False,
 ) -> List[Dict[str, Any]]:
     """timm's groups of parameters, with the quadratic terms apart.
@@ -76,7 +76,7 @@ def parameter_groups(
         InvalidInputError: This timm cannot decay norms.
     """
     exempt = () if decay_norms else getattr(model, 'no_weight_decay', tuple)()
-    options = dict(weight_decay=weight_decay, no_weight_decay_list=exempt)
+    options: Dict[str, Any] = dict(weight_decay=weight_decay, no_weight_decay_list=exempt)
     if decay_norms:
         if 'weight_decay_exclude_1d' not in inspect.signature(param_groups_weight_decay).parameters:
             raise InvalidInputError(f'--decay-norms needs timm 1.0.16 or later; this is {timm.__version__}.')

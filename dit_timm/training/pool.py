@@ -276,6 +276,7 @@ class Pool:
 
     def _seconds(self, jobs: Sequence[Job]) -> float:
         """Time to the end of all. The longest may be alone at last, when it does not fill a GPU as many do."""
+        assert self.speed.macs_per_second is not None, 'not measured yet'
         left = [job.left for job in jobs]
         return max(sum(left), max(left) * min(_FILLING, self.speed.jobs)) / self.speed.macs_per_second
 

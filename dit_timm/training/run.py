@@ -2,21 +2,21 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple, Union, cast
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset
 
 from ..config.parts import is_stream
 from ..config.training import TrainingConfig
-from ..data.dataset import readable
+from ..data.dataset import AnyDataset, readable
 from ..data.loaders import Batches, eval_loader, train_loader
-from ..data.resident import ResidentSplits
+from ..data.resident import ResidentSplits, ResidentTrainBatches
 from ..data.sampler import EpochBatches
 from ..data.splits import check_classes, data_config, evaluated_name, hold_out, open_split
 from ..data.streams import StreamBatches, check_options, size_of
 from ..errors import InvalidInputError
+from ..models.network import Network
 from .captured import create_steps, why_uncaptured
 from .logs import Logs
 from .model import build_model, check_model
@@ -67,12 +67,12 @@ class Data:
         test: What is evaluated at the end; None for nothing.
         skipped: How many images cannot be read and are left out.
     """
-    train: Dataset
+    train: AnyDataset
     train_indices: Optional[List[int]]
-    val: Optional[Dataset]
+    val: Optional[AnyDataset]
     val_indices: Optional[List[int]]
     val_name: str
-    test: Optional[Dataset]
+    test: Optional[AnyDataset]
     skipped: int = 0
 
     @property
@@ -158,15 +158,18 @@ def create_run(
     if data.val is not None:
         val_split = args.train_split if args.val_fraction else args.val_split
         val_batches = eval_loader(args, data.val, config, data.val_indices, *place, val_split)
-    if data.test is not None:
+    if data.test is not None and args.test_split:
         # Now, so that images that cannot be read are known before all is trained.
         test_batches = eval_loader(args, data.test, config, None, *place, args.test_split)
     uncaptured = why_uncaptured(args, processes.world_size)
     if args.sync_bn:
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    wrapped = processes.parallel(torch.compile(model) if args.torchcompile else model)
+        # It replaces the norms in the network; torch's annotation has a norm.
+        model = cast(Network, nn.SyncBatchNorm.convert_sync_batchnorm(model))
+    # Of a module it is a module; torch's annotation has any callable.
+    compiled = cast(nn.Module, torch.compile(model)) if args.torchcompile else model
+    wrapped = processes.parallel(compiled)
     steps, epochs = create_steps(args, wrapped, model, sampler.batches, processes.rank, uncaptured)
-    digest = train_batches.images.digest if resident is not None else None
+    digest = train_batches.images.digest if isinstance(train_batches, ResidentTrainBatches) else None
     return Run(
         args, processes, show and processes.is_primary, data, model, trained, config, train_batches, sampler,
         val_batches, test_batches, digest, uncaptured, steps, epochs,
@@ -205,7 +208,7 @@ def open_data(args: TrainingConfig) -> Data:
     return Data(train, train_indices, val, val_indices, evaluated_name(args), test, skipped)
 
 
-def build_network(args: TrainingConfig) -> Tuple[nn.Module, int]:
+def build_network(args: TrainingConfig) -> Tuple[Network, int]:
     """Build the network that is trained; returns it and how many of its parameters are.
 
     Raises:

@@ -12,6 +12,7 @@ from torch import nn
 
 from ..config.training import TrainingConfig
 from ..data.randomness import seed_step
+from ..models.network import Network
 from .engine import autocast, prepared
 
 
@@ -51,7 +52,7 @@ class Steps:
     """
 
     def __init__(
-            self, model: nn.Module, unwrapped: nn.Module, optimizer: torch.optim.Optimizer, scheduler: Any,
+            self, model: nn.Module, unwrapped: Network, optimizer: torch.optim.Optimizer, scheduler: Any,
             args: TrainingConfig, rank: int = 0,
     ) -> None:
         self.model, self.unwrapped, self.optimizer, self.scheduler = model, unwrapped, optimizer, scheduler
@@ -63,7 +64,7 @@ class Steps:
         self.mixup = create_mixup(args, unwrapped.num_classes)
         self.loss_fn = create_loss(args, self.mixup is not None)
         self.erasing = RandomErasing(
-            args.reprob, mode=args.remode, max_count=args.recount, device=self.device,
+            args.reprob, mode=args.remode, max_count=args.recount, device=args.device,
         ) if args.reprob > 0 else None
         # Float16 gradients underflow unless the loss is scaled up; bfloat16 has the range of float32.
         self.scaler = NativeScaler(device=self.device.type) if args.amp and args.amp_dtype == 'float16' else None
@@ -109,7 +110,7 @@ class Steps:
     def _compute(self, images: torch.Tensor, targets: torch.Tensor, members: int, updates: bool) -> torch.Tensor:
         """Forward, backward and perhaps the update: all that the device computes from a batch."""
         # Gradients are exchanged between processes where they are used, and only there.
-        hold = nullcontext if updates or not hasattr(self.model, 'no_sync') else self.model.no_sync
+        hold = nullcontext if updates else getattr(self.model, 'no_sync', nullcontext)
         with hold():
             with autocast(self.args):
                 loss = self.loss_fn(self.model(images), targets)
@@ -118,12 +119,12 @@ class Steps:
         if updates:
             self.optimizer.zero_grad()
             if self.ema is not None:
-                self._average()
+                self._average(self.ema)
         return loss.detach()
 
-    def _average(self) -> None:
+    def _average(self, ema: ModelEmaV3) -> None:
         """Let the averaged weights follow."""
-        self.ema.update(self.unwrapped, step=self.updates)
+        ema.update(self.unwrapped, step=self.updates)
 
     def _backward(self, loss: torch.Tensor, updates: bool) -> None:
         args = self.args

@@ -9,12 +9,12 @@ import torch
 import yaml
 from safetensors import SafetensorError, safe_open
 from timm.models import get_pretrained_cfg_value
-from torch import nn
 
 from ..config.options import Parser
 from ..config.parts import EvaluatedConfig, TrainedConfig
 from ..data.inputs import OPTIONS
 from ..errors import DamagedFileError, InvalidInputError, MissingFileError
+from ..models.network import Network
 from ..pretrained.weight_files import load_weights, read_weights
 from .logs import read_csv
 from .model import build_model
@@ -145,7 +145,7 @@ def result_on_test(run: Path) -> Dict[str, str]:
     return tests[-1]
 
 
-def load_trained(args: TrainedConfig) -> nn.Module:
+def load_trained(args: TrainedConfig) -> Network:
     """Build the network that the options name, with its trained weights.
 
     Raises:
@@ -182,7 +182,7 @@ def classes_of(weights: Path) -> Optional[List[str]]:
     return json.loads(_metadata(weights).get(CLASSES, 'null'))
 
 
-def known_classes(args: TrainedConfig, model: nn.Module) -> Optional[List[str]]:
+def known_classes(args: TrainedConfig, model: Network) -> Optional[List[str]]:
     """Names of the classes: those in the file of weights, or the pretrained network's; None where they do not say."""
     if args.checkpoint is not None:
         return classes_of(args.checkpoint) if _is_safetensors(args.checkpoint) else None
@@ -191,6 +191,6 @@ def known_classes(args: TrainedConfig, model: nn.Module) -> Optional[List[str]]:
     return list(names) if names and len(names) == model.num_classes else None
 
 
-def read_classes(args: TrainedConfig, model: nn.Module) -> Tuple[str, ...]:
+def read_classes(args: TrainedConfig, model: Network) -> Tuple[str, ...]:
     """Names of the classes, or numbers where nothing says them."""
     return tuple(known_classes(args, model) or map(str, range(model.num_classes)))

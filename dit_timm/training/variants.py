@@ -1,5 +1,7 @@
 """Variants of a Dit network that are trained beside it, to see what the quadratic term is worth: `--variant`."""
 
+from functools import partial
+
 import torch
 from torch import nn
 
@@ -21,10 +23,10 @@ class MlpTerm(nn.Module):
         super().__init__()
         self.stride, self.offset = term.stride, term.offset
         hidden = max(1, round(term.out_chs * term.in_chs ** 2 / (term.in_chs + term.out_chs)))
-        kwargs = dict(bias=False, device=term.weight.device, dtype=term.weight.dtype)
-        self.conv1 = nn.Conv2d(term.in_chs, hidden, 1, **kwargs)
+        conv = partial(nn.Conv2d, kernel_size=1, bias=False, device=term.weight.device, dtype=term.weight.dtype)
+        self.conv1 = conv(term.in_chs, hidden)
         self.act = nn.ReLU()
-        self.conv2 = nn.Conv2d(hidden, term.out_chs, 1, **kwargs)
+        self.conv2 = conv(hidden, term.out_chs)
         nn.init.zeros_(self.conv2.weight)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
