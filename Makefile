@@ -1,4 +1,4 @@
-# The two commands: `make demo` trains and evaluates a Dit-CNN, `make test` runs the tests.
+# For users: `make demo` trains and evaluates a Dit-CNN, `make test` runs the tests. The rest is for maintainers.
 
 PYTHON ?= python3
 VENV ?= .venv

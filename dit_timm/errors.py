@@ -1,4 +1,4 @@
-"""What a user can mend, told apart from what is a bug: commands print the first as one line, see `message_of`.
+"""Errors that a user can mend: commands print them as one line, see `message_of`, and all others with a traceback.
 
 Each class is also one of Python's own, which a caller of the library may expect.
 """
@@ -29,7 +29,7 @@ class MissingPackageError(UserError, ImportError):
 
 
 class DivergedError(UserError, FloatingPointError):
-    """Training has made numbers that are none."""
+    """The loss is not finite."""
 
 
 def message_of(error: Exception) -> str:

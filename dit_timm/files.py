@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and where those are kept that can be made again."""
+"""Files written whole or not at all, and the folder for what can be made again."""
 
 import os
 from pathlib import Path

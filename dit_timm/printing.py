@@ -5,7 +5,7 @@ import sys
 
 
 def set_up_printing() -> None:
-    """Let a terminal that has no letter for something show a question mark in its place, where Python would end."""
+    """Print a question mark for characters that the terminal cannot encode, instead of raising UnicodeEncodeError."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='replace')

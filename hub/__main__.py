@@ -33,7 +33,7 @@ def _parser() -> argparse.ArgumentParser:
         '--tag', type=_tag, required=True, help='what the weights are called: says the data, such as cifar10',
     )
     command.add_argument(
-        '--licence', help='of the weights, such as apache-2.0; weights that the run began with bring theirs along',
+        '--license', help='of the weights, such as apache-2.0; weights that the run began with bring theirs along',
     )
     command.add_argument('--weights', default=KEPT, choices=(KEPT, AVERAGED, PLAIN), help='default: those the run kept')
     _add_card_options(command)
@@ -104,7 +104,7 @@ def _export(args: argparse.Namespace) -> int:
     run = read_run(args.run)
     # A card that is refused is refused before anything is written.
     check_card(args.out)
-    export(run, args.out, args.tag, args.licence, args.weights)
+    export(run, args.out, args.tag, args.license, args.weights)
     card = write_card(run, args.out, args.repo_id, args.data, args.dataset)
     print(f'{args.out}: {", ".join(sorted(path.name for path in args.out.iterdir()))}. Read {card}, then push.')
     return 0

@@ -170,7 +170,7 @@ def _facts(run: Run, config: Dict[str, Any], repo_id: str, data: str) -> Dict[st
         'classes': _classes(model, config.get('label_names')),
         'topk': min(5, model.num_classes),
         'origin': _origin(run),
-        'licence': config['pretrained_cfg']['license'],
+        'license': config['pretrained_cfg']['license'],
         'repo_id': repo_id,
         'training': _training(run),
     }

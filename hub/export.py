@@ -30,22 +30,22 @@ OPTIONS = 'args.yaml'
 _PRIVATE = ('data_dir', 'output', 'experiment', 'device', 'class_map')
 
 
-class LicenceError(InvalidInputError):
+class LicenseError(InvalidInputError):
     """The licence of the weights is missing, or another than they came with."""
 
 
-def export(run: Run, out: Path, tag: str, licence: Optional[str] = None, weights: str = KEPT) -> Path:
+def export(run: Run, out: Path, tag: str, license: Optional[str] = None, weights: str = KEPT) -> Path:
     """Write weights, config, options and golden outputs of a run; the card comes from `card.write_card`.
 
     Args:
         run: The run.
         out: The folder; files of an earlier export are replaced.
         tag: What the weights are called, after the model's name: says the data.
-        licence: Of the weights. Not needed, and not to be changed, where the run began with weights that have one.
+        license: Of the weights. Not needed, and not to be changed, where the run began with weights that have one.
         weights: See `load_model`.
 
     Raises:
-        LicenceError: See there.
+        LicenseError: See there.
         InvalidInputError: `out` is a file, or the folder of a run.
         DamagedFileError: The weights are damaged, not finite, or do not give the same outputs twice.
         OSError: A file cannot be written.
@@ -56,7 +56,7 @@ def export(run: Run, out: Path, tag: str, licence: Optional[str] = None, weights
         raise InvalidInputError(
             f'{out} is the folder of a run, whose files would be written over; name another folder.'
         )
-    licence = licence_of(run, licence)
+    license = license_of(run, license)
     model = load_model(run, weights)
     check_finite(model)
     config = input_config(run.options, model)
@@ -65,7 +65,7 @@ def export(run: Run, out: Path, tag: str, licence: Optional[str] = None, weights
         raise DamagedFileError(f'{run.folder}: float32 outputs differ from those in float64 by more than {TOLERANCE}.')
     out.mkdir(parents=True, exist_ok=True)
     metadata = {
-        'format': 'pt', 'model': run.options['model'], 'tag': tag, 'licence': licence, 'dit_timm': __version__,
+        'format': 'pt', 'model': run.options['model'], 'tag': tag, 'license': license, 'dit_timm': __version__,
         'weights': weights, 'golden_sha256': digest(golden),
     }
     metadata.update(options_metadata(run.options))
@@ -79,29 +79,29 @@ def export(run: Run, out: Path, tag: str, licence: Optional[str] = None, weights
     if options.get('pretrained_from'):
         options['pretrained_from'] = public_name(options['pretrained_from'])
     write_file(out / OPTIONS, yaml.safe_dump(options).encode())
-    text = json.dumps(_config(run, model, config, tag, licence), indent=2) + '\n'
+    text = json.dumps(_config(run, model, config, tag, license), indent=2) + '\n'
     write_file(out / CONFIG, text.encode())
     return out
 
 
-def licence_of(run: Run, licence: Optional[str]) -> str:
+def license_of(run: Run, license: Optional[str]) -> str:
     """The licence of a run's weights: that of the weights it began with, else the one given.
 
     Raises:
-        LicenceError: There is none, or it is to be another.
+        LicenseError: There is none, or it is to be another.
     """
     base = run.base.license if run.base is not None else None
-    if base and licence and licence != base:
-        raise LicenceError(
-            f'The run began with weights of {run.base_name}, licence {base}: they stay under it; got --licence '
-            f'{licence}.'
+    if base and license and license != base:
+        raise LicenseError(
+            f'The run began with weights of {run.base_name}, licence {base}: they stay under it; got --license '
+            f'{license}.'
         )
-    if not base and not licence:
-        raise LicenceError('The weights have no licence yet: name one with --licence, such as apache-2.0.')
-    return base or licence
+    if not base and not license:
+        raise LicenseError('The weights have no licence yet: name one with --license, such as apache-2.0.')
+    return base or license
 
 
-def _config(run: Run, model: nn.Module, config: Dict[str, Any], tag: str, licence: str) -> Dict[str, Any]:
+def _config(run: Run, model: nn.Module, config: Dict[str, Any], tag: str, license: str) -> Dict[str, Any]:
     """config.json in timm's format."""
     if 'data_config' not in inspect.signature(save_for_hf).parameters:
         raise MissingPackageError(
@@ -117,5 +117,5 @@ def _config(run: Run, model: nn.Module, config: Dict[str, Any], tag: str, licenc
     # A name of the file would be read as that of a pickle by timm before 1.0.29; without, safetensors come first.
     for key in ('label_names', 'label_descriptions', 'hf_hub_filename'):
         written['pretrained_cfg'].pop(key, None)
-    written['pretrained_cfg'].update(names, tag=tag, license=licence)
+    written['pretrained_cfg'].update(names, tag=tag, license=license)
     return written

@@ -116,7 +116,7 @@ def _check_card(folder: Path) -> None:
         card.validate()
     except ValueError as error:
         raise RefusedCardError(
-            f'the Hub refuses the metadata of {path}: {error} A licence comes from --licence of `python -m hub export`.'
+            f'the Hub refuses the metadata of {path}: {error} A licence comes from --license of `python -m hub export`.'
         ) from error
 
 

@@ -9,7 +9,10 @@ from huggingface_hub import HfApi, hf_hub_download
 from .export import CONFIG
 
 # What the cfgs of this package say beside the source of the weights.
-_KEYS = ('input_size', 'crop_pct', 'interpolation', 'mean', 'std', 'num_classes', 'license')
+_KEYS = (
+    'input_size', 'pool_size', 'fixed_input_size', 'crop_pct', 'crop_mode', 'interpolation', 'mean', 'std',
+    'num_classes', 'first_conv', 'classifier', 'license',
+)
 
 
 def registry_entry(repo_id: str, revision: Optional[str] = None, token: Optional[str] = None) -> str:
@@ -26,4 +29,4 @@ def registry_entry(repo_id: str, revision: Optional[str] = None, token: Optional
     if 'label_names' in config:
         values['label_names'] = tuple(config['label_names'])
     lines = ''.join(f'    {key}={value!r},\n' for key, value in values.items())
-    return f"'{config['architecture']}.{cfg['tag']}': _cfg(\n{lines}),"
+    return f"'{config['architecture']}.{cfg['tag']}': dict(\n{lines}),"

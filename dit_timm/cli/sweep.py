@@ -32,11 +32,11 @@ from ..data.resident import ResidentSplits
 from ..errors import InvalidInputError, MissingFileError, message_of
 from ..printing import set_up_printing
 from ..training.checkpoint import list_checkpoints
-from ..training.fit import restore
 from ..training.interrupt import Interrupt
 from ..training.logs import read_csv
 from ..training.pool import RUN_ERRORS, Job, Pool, Waiting
 from ..training.processes import Processes
+from ..training.resume import restore
 from ..training.run import describe, open_data
 from ..training.sweep import Sweep, SweepRun, read_sweep
 from ..training.trained import result_on_test

@@ -28,9 +28,10 @@ from ..files import write_file
 from ..printing import set_up_printing
 from ..training.checkpoint import list_checkpoints
 from ..training.engine import summary_line
-from ..training.fit import fit, restore
+from ..training.fit import fit
 from ..training.interrupt import Interrupted
 from ..training.processes import Processes
+from ..training.resume import restore
 from ..training.run import Run, create_run, describe
 
 

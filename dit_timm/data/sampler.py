@@ -1,4 +1,4 @@
-"""Which images make which batch."""
+"""Batches of images, from any batch of any epoch on."""
 
 from typing import Iterator, List, Tuple
 

@@ -44,8 +44,8 @@ class DitConvNeXt(ConvNeXt):
             **kwargs,
     ) -> None:
         super().__init__(*args, **kwargs)
-        block = min(2, len([*self.get_submodule('stages.0.blocks').children()]) - 1)
         if dendrites is None:
+            block = min(2, len([*self.get_submodule('stages.0.blocks').children()]) - 1)
             dendrites = f'stages.0.blocks.{block}.conv_dw'
         add_dendrites(self, dendrites, quadratic_norm=quadratic_norm)
 

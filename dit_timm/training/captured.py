@@ -181,7 +181,7 @@ def create_steps(
     if args.cuda_graph and uncaptured is not None:
         raise InvalidInputError(f'--cuda-graph: {uncaptured}')
     captured = args.cuda_graph is not False and uncaptured is None
-    # Shapes stay the same; not of the same bits each time on a GPU, where nothing else here is either.
+    # Shapes are fixed, so cuDNN may look for its fastest kernels; runs on a GPU are not bitwise reproducible anyway.
     torch.backends.cudnn.benchmark = True
     groups = parameter_groups(
         model, args.weight_decay, args.quadratic_lr_scale, args.layer_decay, args.decay_norms,

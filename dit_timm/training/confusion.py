@@ -1,4 +1,4 @@
-"""Which classes are taken for which."""
+"""The confusion matrix."""
 
 from pathlib import Path
 from typing import Any, Dict, List, Optional

@@ -1,4 +1,4 @@
-"""One epoch of training, and evaluation."""
+"""Evaluation over a loader, mixed precision and memory format."""
 
 from contextlib import AbstractContextManager, nullcontext
 from typing import Callable, Dict, Optional
@@ -70,5 +70,5 @@ def evaluate(
 
 
 def summary_line(metrics: Dict[str, float], model: str, weights: str) -> str:
-    """The line that both scripts end with."""
+    """The last line of dit-train and dit-validate."""
     return f"top1={metrics['top1']:.3f} top5={metrics['top5']:.3f} model={model} weights={weights}"

@@ -1,4 +1,4 @@
-"""What a number depends on beside the code."""
+"""Hardware and versions, recorded beside every result."""
 
 import importlib.metadata
 import os

@@ -1,4 +1,4 @@
-"""A training run from its first step to its results, through any number of interruptions."""
+"""Training a run from where it stands to its results: epochs, evaluation, weights that are kept."""
 
 import math
 import time
@@ -11,63 +11,21 @@ from tqdm import tqdm
 from ..data.inputs import options_metadata
 from ..data.splits import class_names
 from ..data.streams import size_of
-from ..errors import DamagedFileError, DivergedError, InvalidInputError, UnavailableError
+from ..errors import DivergedError, InvalidInputError, UnavailableError
 from ..files import write_file
 from ..pretrained.weight_files import load_weights, read_weights, weights_bytes
-from .checkpoint import describe, list_checkpoints, load_checkpoint, save_checkpoint
+from .checkpoint import describe, list_checkpoints
 from .engine import evaluate
 from .environment import note_environment
 from .interrupt import Interrupt, Interrupted, StopRequest
 from .logs import Logs, write_csv
 from .optim import set_training
-from .run import Best, Run, State
+from .resume import save
+from .run import Best, Run
 from .trained import classes_metadata
 
 # Batches between looks at the loss, which wait for the device.
 _LOOK_EVERY = 50
-
-
-def restore(run: Run, folder: Path) -> None:
-    """Put a run where its last checkpoint stood.
-
-    Raises:
-        DamagedFileError: It is damaged, or of another network or number of processes.
-    """
-    path, weights, state = load_checkpoint(folder)
-    if state['world_size'] != run.processes.world_size:
-        raise DamagedFileError(
-            f'{path} is of a run of {state["world_size"]} processes; this one has {run.processes.world_size}, and '
-            f'would train on other batches.'
-        )
-    load_weights(run.model, weights['model'], path)
-    if run.steps.ema is not None:
-        load_weights(run.steps.ema.module, weights['ema'], path)
-    run.steps.load_state_dict(state['steps'])
-    if run.data_digest and state.get('data') not in (None, run.data_digest):
-        raise DamagedFileError(
-            f'{path} is of a run on other images: those of {run.args.train_split!r} in {run.args.data_dir} have '
-            f'changed since. Bring them back, or begin a new run.'
-        )
-    run.state = State(**{name: state[name] for name in ('epoch', 'batch', 'loss_sum', 'seconds', 'history')})
-    run.state.best = None if state['best'] is None else Best(*state['best'])
-
-
-def save(run: Run, folder: Path) -> None:
-    """Write a checkpoint; the first process does it for all.
-
-    Raises:
-        OSError: It could not be written.
-    """
-    run.saved_at = time.monotonic()
-    if not run.processes.is_primary:
-        return
-    state, weights = run.state, {'model': run.model.state_dict()}
-    if run.steps.ema is not None:
-        weights['ema'] = run.steps.ema.module.state_dict()
-    save_checkpoint(folder, state.epoch, state.batch, weights, {
-        **vars(state), 'best': None if state.best is None else tuple(state.best),
-        'world_size': run.processes.world_size, 'data': run.data_digest, 'steps': run.steps.state_dict(),
-    })
 
 
 def fit(run: Run, folder: Path) -> Dict[str, Any]:
@@ -93,7 +51,7 @@ def fit(run: Run, folder: Path) -> Dict[str, Any]:
 
 
 def train(run: Run, folder: Path, request: StopRequest) -> Iterator[None]:
-    """The same step by step, up to the last checkpoint, for who has other runs to look after in between.
+    """`fit` up to the last checkpoint as a generator of steps, so that `pool` can interleave runs.
 
     Args:
         run: The run.

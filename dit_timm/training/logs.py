@@ -1,4 +1,4 @@
-"""Numbers of a run on their way out: CSV, curves, TensorBoard, Weights & Biases."""
+"""Logging of a run: CSV, curves, TensorBoard, Weights & Biases."""
 
 import csv
 import importlib

@@ -1,4 +1,4 @@
-"""What is trained, and how fast."""
+"""Frozen parameters, and groups of parameters with learning rates of their own."""
 
 import inspect
 import re
@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from ..errors import InvalidInputError
 
 # The weights of a quadratic term, and of the norm in front of it.
-_QUADRATIC = re.compile(r'(^|\.)quadratic(_norm)?\.')
+_QUADRATIC = re.compile(r'(^|\.)quadratic(_norm)?(\.|$)')
 
 
 def is_quadratic(name: str) -> bool:

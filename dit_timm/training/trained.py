@@ -84,7 +84,7 @@ def _of_run(parser: Parser, checkpoint: Path) -> Dict[str, Any]:
         else:
             source, run = checkpoint, _said(checkpoint)
     except (DamagedFileError, InvalidInputError):
-        # Of it speaks who loads the weights.
+        # `load_trained` reports what is wrong with it.
         return {'model': parser.options['model'].default}
     options = dict(run)
     # The weights come from the checkpoint, not from where the run started.

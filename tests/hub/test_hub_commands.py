@@ -213,7 +213,7 @@ def test_the_registry_s_entry_loads_the_published_weights(published, command, cl
     loaded = client(published, '''
         import sys, timm
         from timm.models import generate_default_cfgs, register_model
-        entry = eval('{' + sys.argv[1] + '}', {'_cfg': dict})
+        entry = eval('{' + sys.argv[1] + '}')
         (name, cfg), = entry.items()
         model = timm.create_model(name.split('.')[0], pretrained=True, pretrained_cfg=cfg)
         print(name, cfg['hf_hub_id'], model.num_classes, model.pretrained_cfg['license'])

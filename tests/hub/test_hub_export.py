@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from dit_timm.pretrained.weight_files import weights_bytes
 from dit_timm.training.environment import environment
 from hub import __main__ as command_line, card
-from hub.export import LicenceError, export
+from hub.export import LicenseError, export
 from hub.run import load_model, read_run
 
 pytestmark = pytest.mark.slow
@@ -81,10 +81,10 @@ def test_an_export_writes_over_no_run_and_no_file(trained_run, tmp_path):
 
 def test_the_licence_comes_from_the_weights(trained_run, tmp_path):
     run = read_run(trained_run)
-    with pytest.raises(LicenceError, match='no licence yet'):
+    with pytest.raises(LicenseError, match='no licence yet'):
         export(run, tmp_path / 'out', 'greys')
     tuned = run._replace(options={**run.options, 'model': 'dit_resnet50', 'pretrained': True})
-    with pytest.raises(LicenceError, match='timm/resnet50.*licence apache-2.0: they stay under it; got --licence mit'):
+    with pytest.raises(LicenseError, match='timm/resnet50.*licence apache-2.0: they stay under it; got --license mit'):
         export(tuned, tmp_path / 'out', 'greys', 'mit')
     assert not (tmp_path / 'out').exists()
 
@@ -120,7 +120,7 @@ def test_a_card_written_or_edited_by_hand_is_not_lost(exported, trained_run, edi
     path.write_text(edit(text))
     before = {file.name: file.read_bytes() for file in exported.iterdir()}
     words = [str(trained_run), '--out', str(exported), '--repo-id', 'me/greys', '--data', 'shades of grey']
-    for first, *others in (['card'], ['export', '--tag', 'other', '--licence', 'mit']):
+    for first, *others in (['card'], ['export', '--tag', 'other', '--license', 'mit']):
         assert command_line.main([first, *words, *others]) == 1
         error, = capsys.readouterr().err.splitlines()
         assert f'{path} was written or edited by hand' in error and str(exported / 'NOTES.md') in error
@@ -235,7 +235,7 @@ def test_a_licence_that_the_hub_does_not_know_is_told_before_anything_is_sent(hu
     card.write_card(run, folder, 'me/greys', 'shades of grey')
     for words in ((), ('--yes',)):
         done = command(hub, 'push', folder, 'me/greys', *words)
-        assert done.returncode == 1 and 'must be one of [' in done.stderr and '--licence' in done.stderr
+        assert done.returncode == 1 and 'must be one of [' in done.stderr and '--license' in done.stderr
         assert 'Traceback' not in done.stderr and hub.repos == {}
 
 

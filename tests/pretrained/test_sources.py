@@ -16,7 +16,7 @@ from dit_timm.cli import predict, train, validate
 from dit_timm.training.model import build_model
 from dit_timm.training.sweep import read_sweep
 from hub import card
-from hub.export import LicenceError, export
+from hub.export import LicenseError, export
 from hub.run import read_run
 
 SMALL = ['--batch-size', '6', '--workers', '0', '--epochs', '1', '--device', 'cpu', '--lr', '0.01']
@@ -67,7 +67,7 @@ def test_a_run_begins_with_the_weights_of_a_folder_and_needs_it_no_more(
 
 def test_an_export_keeps_the_licence_and_names_no_place(exported, data, tmp_path):
     run = read_run(tuned(exported, data, tmp_path, '--pretrained'))
-    with pytest.raises(LicenceError, match='began with weights of test_dit_resnet.greys, licence mit'):
+    with pytest.raises(LicenseError, match='began with weights of test_dit_resnet.greys, licence mit'):
         export(run, tmp_path / 'out', 'again', 'apache-2.0')
     export(run, tmp_path / 'out', 'again')
     text = card.write_card(run, tmp_path / 'out', 'me/again', 'greys').read_text()
