@@ -6,7 +6,7 @@ Kinds and strengths are those of CIFAR-10-C (Hendrycks and Dietterich, https://a
 
 import io
 import zlib
-from typing import Callable, Dict, Tuple
+from typing import Any, Callable, Dict, Tuple
 
 import numpy as np
 from PIL import Image, ImageFilter
@@ -25,7 +25,7 @@ def _noise(image: Image.Image, deviation: float) -> Image.Image:
     # The same for an image whatever network sees it, and another for each image.
     generator = np.random.default_rng(zlib.crc32(image.tobytes()))
     noisy = pixels + deviation * generator.standard_normal(pixels.shape)
-    return Image.fromarray(np.uint8(np.round(255 * noisy.clip(0, 1))))
+    return Image.fromarray(np.round(255 * noisy.clip(0, 1)).astype(np.uint8))
 
 
 def _blur(image: Image.Image, deviation: float) -> Image.Image:
@@ -44,7 +44,7 @@ def _jpeg(image: Image.Image, quality: int) -> Image.Image:
     return Image.open(content).convert('RGB')
 
 
-CORRUPTIONS: Dict[str, Tuple[Callable[[Image.Image, float], Image.Image], Tuple[float, ...]]] = {
+CORRUPTIONS: Dict[str, Tuple[Callable[[Image.Image, Any], Image.Image], Tuple[float, ...]]] = {
     'noise': (_noise, _NOISE),
     'blur': (_blur, _BLUR),
     'brightness': (_brightness, _BRIGHTNESS),

@@ -134,15 +134,15 @@ class _Observer:
         best, place = strengths.flatten(2).max(2)
         for output, patches in enumerate(self.patches):
             for image in best[output].argsort(descending=True)[:PATCHES].tolist():
-                row, column = divmod(place[output, image].item(), x.shape[3])
-                patches.append(Patch(best[output, image].item(), self._crop(image, row, column, x.shape[2:])))
+                row, column = divmod(int(place[output, image]), x.shape[3])
+                patches.append(Patch(best[output, image].item(), self._crop(image, (row, column), x.shape[2:])))
             patches.sort(key=lambda patch: -patch.strength)
             del patches[PATCHES:]
 
-    def _crop(self, image: int, row: int, column: int, size: Tuple[int, int]) -> torch.Tensor:
+    def _crop(self, image: int, place: Tuple[int, int], size: torch.Size) -> torch.Tensor:
         pixels = self.images[image]
         centre = [
-            round((at + 0.5) * length / count) for at, count, length in zip((row, column), size, pixels.shape[1:])
+            round((at + 0.5) * length / count) for at, count, length in zip(place, size, pixels.shape[1:])
         ]
         padded = nn.functional.pad(pixels, [_HALF] * 4)
         return padded[:, centre[0]:centre[0] + 2 * _HALF, centre[1]:centre[1] + 2 * _HALF].clone()

@@ -9,7 +9,7 @@ would evaluate on.
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 import torch
@@ -78,7 +78,8 @@ def _classified(model: nn.Module, loader) -> Tuple[torch.Tensor, torch.Tensor, t
         full = model(images).argmax(1)
         with without_quadratic(model):
             found.append(torch.stack([targets, full, model(images).argmax(1)]).cpu())
-    return tuple(torch.cat(found, 1))
+    targets, full, without = torch.cat(found, 1)
+    return targets, full, without
 
 
 def _of_classes(losses: List[Dict], full: torch.Tensor, without: torch.Tensor) -> str:
@@ -104,7 +105,9 @@ def _of_term(term: Interactions, out: Path, name: str, scale: Tuple[torch.Tensor
         ],
         out / f'{name}_outputs.csv',
     )
-    pairs = [dict(zip(('i', 'j', 'weight', 'correlation'), pair)) for pair in term.pairs(term.form[0].numel())]
+    pairs: List[Dict[str, Any]] = [
+        dict(zip(('i', 'j', 'weight', 'correlation'), pair)) for pair in term.pairs(term.form[0].numel())
+    ]
     write_csv(pairs, out / f'{name}_pairs.csv')
     _plot_spectrum(term, out / f'{name}_spectrum.png')
     _plot_matrices(term, out / f'{name}_channels.png')

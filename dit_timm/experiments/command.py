@@ -1,6 +1,7 @@
 """What the experiments share: a command that runs tasks on all cores, and writes a CSV and figures."""
 
 import argparse
+import importlib
 import shlex
 import sys
 from concurrent.futures import ProcessPoolExecutor
@@ -72,4 +73,4 @@ def _run(experiment: ModuleType, tasks: List[tuple], processes: int) -> List[dic
 
 
 def _rows(module: str, task: tuple) -> List[dict]:
-    return list(sys.modules.get(module, __import__(module, fromlist=['run'])).run(*task))
+    return list(importlib.import_module(module).run(*task))

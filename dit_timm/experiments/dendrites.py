@@ -16,8 +16,8 @@ import torch
 from ..analysis.ablation import without_quadratic
 from ..analysis.interactions import class_losses, interactions
 from ..analysis.statistics import summary
-from ..data.splits import class_names
 from ..training.pyplot import plt, save_figure
+from ..training.trained import read_classes
 from .networks import add_options as add_options, commands, image_limit, open_network
 
 OUTPUT, CLASS = 'output', 'class'
@@ -55,7 +55,7 @@ def run(words: List[str], limit: Optional[int]) -> Iterator[Dict[str, object]]:
         with without_quadratic(network.model):
             found.append(torch.stack([targets, full, network.model(images).argmax(1) == targets]))
     targets, full, left = torch.cat(found, 1)
-    for row in class_losses(full.bool(), left.bool(), targets, class_names(network.dataset)):
+    for row in class_losses(full.bool(), left.bool(), targets, list(read_classes(network.args, network.model))):
         yield {**facts, 'of': CLASS, 'name': row['class'], **{key: row[key] for key in ('top1', 'without', 'lost')}}
 
 

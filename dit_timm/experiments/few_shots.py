@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from sklearn.svm import SVC
+from timm.data import create_dataset, create_transform, resolve_data_config
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -62,8 +63,8 @@ def _pool(inputs: str) -> Data:
 def _features(path: Path) -> Data:
     """What the last layer of the shipped network is given of images that it has not seen."""
     model = timm.create_model('dit_resnet20.cifar10', pretrained=True, num_classes=0).eval()
-    config = timm.data.resolve_data_config(model=model)
-    dataset = timm.data.create_dataset('', root=path, transform=timm.data.create_transform(**config))
+    transform = create_transform(**resolve_data_config(model=model))
+    dataset = create_dataset('', root=str(path), transform=transform)
     batches = [(model(x), y) for x, y in DataLoader(dataset, batch_size=250)]
     return Data(torch.cat([x for x, _ in batches]), torch.cat([y for _, y in batches]))
 
@@ -82,7 +83,8 @@ def draw(inputs: str, shots: int, seed: int) -> Tuple[Data, Data, Data]:
     position[classes] = torch.arange(_CLASSES)
     learns, *others = (Data(pool.x[indices], position[pool.y[indices]]) for indices in map(torch.cat, parts))
     mean, scale = learns.x.mean(0), learns.x.std() + 1e-6
-    return tuple(Data((data.x - mean) / scale, data.y) for data in (learns, *others))
+    learns, held_out, test = (Data((data.x - mean) / scale, data.y) for data in (learns, *others))
+    return learns, held_out, test
 
 
 def create(name: str, features: int) -> nn.Module:

@@ -124,7 +124,9 @@ def run(dimension: int, covariances: str, samples: int, seed: int) -> Iterator[D
         yield {
             **facts, 'classifier': name, 'parameters': sum(parameter.numel() for parameter in model.parameters()),
             'weight_decay': weight_decay, 'error': error_rate(model, test),
-            'angle': angle(model.form()[0].detach(), classes.form()) if name == QUADRATIC else math.nan,
+            'angle': (
+                angle(model.form()[0].detach(), classes.form()) if isinstance(model, QuadraticLinear) else math.nan
+            ),
         }
     for name in (LDA, QDA):
         discriminant = _discriminant(name, train, chooses)

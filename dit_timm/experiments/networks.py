@@ -5,17 +5,17 @@ from pathlib import Path
 from typing import Any, List, NamedTuple, Optional
 
 import yaml
-from torch import nn
 
 from ..cli.validate import parse_args
 from ..data.loaders import Batches, eval_loader
 from ..data.splits import data_config, open_evaluated
+from ..models.network import Network
 from ..training.trained import load_trained
 
 _QUICK_IMAGES = 200
 
 
-class Network(NamedTuple):
+class Trained(NamedTuple):
     """A trained network.
 
     Attributes:
@@ -30,7 +30,7 @@ class Network(NamedTuple):
     name: str
     seed: int
     args: Any
-    model: nn.Module
+    model: Network
     dataset: Any
     loader: Batches
     images: int
@@ -55,7 +55,7 @@ def image_limit(args: Namespace) -> Optional[int]:
     return _QUICK_IMAGES if args.quick else None
 
 
-def open_network(words: List[str], limit: Optional[int]) -> Network:
+def open_network(words: List[str], limit: Optional[int]) -> Trained:
     """Load a network and open its images.
 
     Args:
@@ -70,7 +70,7 @@ def open_network(words: List[str], limit: Optional[int]) -> Network:
     model = load_trained(args)
     loader = eval_loader(args, dataset, data_config(args, model), indices)
     run = args.checkpoint.parent if args.checkpoint else None
-    return Network(run.name if run else args.model, _seed(run), args, model, dataset, loader, len(indices))
+    return Trained(run.name if run else args.model, _seed(run), args, model, dataset, loader, len(indices))
 
 
 def _seed(run: Optional[Path]) -> int:

@@ -37,10 +37,11 @@ def images(quick: bool) -> Tuple[Data, Data]:
     if folder is None:
         raise MissingFileError('DIT_TIMM_DATA must name the folder that has mnist/mnist.npz.')
     with np.load(Path(folder, 'mnist', 'mnist.npz')) as file:
-        return tuple(
+        train, test = (
             Data(torch.from_numpy(file[f'x_{split}']).flatten(1) / 255, torch.from_numpy(file[f'y_{split}']).long())
             for split in ('train', 'test')
         )
+    return train, test
 
 
 def train(data: Data, seed: int, epochs: int = _EPOCHS) -> QuadraticLinear:

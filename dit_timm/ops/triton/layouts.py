@@ -5,7 +5,7 @@ slow. Only a transpose of more pixels than the grid of a launch takes, four mill
 """
 
 # Triton's types say constexpr of constants, which are numbers where a kernel is launched.
-# pyright: reportArgumentType=false
+# pyright: reportArgumentType=false, reportIndexIssue=false
 
 import math
 from typing import Optional
