@@ -120,6 +120,20 @@ def test_tables_and_picture_of_an_evaluation(trained, tmp_path, capsys):
     assert Image.open(files['confusion.png']).size[0] > 500
 
 
+def test_larger_images_are_pooled_at_the_end(trained, tmp_path):
+    _, run = trained
+    results = tmp_path / 'results.csv'
+    # Larger than the 160 pixels that the network says it is made for.
+    words = ['--checkpoint', str(run), '--img-size', '192', '--results-file', str(results), '--workers', '0']
+    rows = []
+    for options in ([], ['--test-pool']):
+        assert validate.main([*words, *options]) == 0
+        with results.open() as file:
+            rows += csv.DictReader(file)
+    assert [row['img_size'] for row in rows] == ['192', '192'] and rows[1]['crop_pct'] == '1.0'
+    assert rows[0]['loss'] != rows[1]['loss']
+
+
 def test_confusion_counts():
     confusion = Confusion(3)
     confusion.update(torch.eye(3)[[0, 1, 1, 2]], torch.tensor([0, 1, 2, 2]))

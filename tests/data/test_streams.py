@@ -65,6 +65,13 @@ def run(data, tmp_path, name, *options):
     return tmp_path / 'out' / name
 
 
+def test_a_stream_has_no_images_to_leave_out(shards, tmp_path, capsys):
+    folder = run(shards, tmp_path, 'run', '--epochs', '1')
+    assert validate.main(['--checkpoint', str(folder), '--skip-bad-images']) == 1
+    line, = (line for line in capsys.readouterr().err.splitlines() if line.startswith('error: '))
+    assert '--skip-bad-images needs images by number' in line
+
+
 def test_images_of_shards_are_seen_as_they_look(tmp_path):
     pytest.importorskip('webdataset')
     exif = Image.Exif()
