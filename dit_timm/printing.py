@@ -1,7 +1,8 @@
-"""How commands print."""
+"""How commands print, and words of messages."""
 
 import io
 import sys
+from typing import Collection
 
 
 def set_up_printing() -> None:
@@ -9,3 +10,13 @@ def set_up_printing() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors='replace')
+
+
+def counted(count: int, noun: str) -> str:
+    """A number of things: '1 run', '2 runs', '3 classes'."""
+    return f'{count} {noun}' if count == 1 else f'{count} {noun}{"es" if noun.endswith("s") else "s"}'
+
+
+def first_of(names: Collection[str], most: int = 10) -> str:
+    """The first of some names in a line; dots where there are more."""
+    return ', '.join(list(names)[:most]) + ', ...' * (len(names) > most)

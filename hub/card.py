@@ -22,6 +22,7 @@ from dit_timm.data.inputs import image_mode, input_config
 from dit_timm.errors import InvalidInputError, MissingFileError
 from dit_timm.files import write_file
 from dit_timm.models._base_weights import INIT_SUFFIX
+from dit_timm.printing import counted
 
 from .export import CARD, CONFIG, NOTES, WEIGHTS
 from .run import KEPT, Run, load_model
@@ -200,7 +201,7 @@ def _training(run: Run) -> str:
     options = run.options
     recipe = f'recipe `{run.recipe}` (sha256 of its options `{run.recipe_sha256}`), ' if run.recipe else ''
     starts: List[str] = list(dict.fromkeys(
-        f'{start["device"]}, {_counted(int(start["threads"]), "thread")}, torch {start["torch"]}, timm {start["timm"]}'
+        f'{start["device"]}, {counted(int(start["threads"]), "thread")}, torch {start["torch"]}, timm {start["timm"]}'
         for start in run.environment
     ))
     # Once there is a checkpoint, train.py resumes with as many only.
@@ -208,16 +209,12 @@ def _training(run: Run) -> str:
     batch = options['batch_size'] * options['grad_accum_steps'] * processes
     precision = f'amp {options["amp_dtype"]}' if options['amp'] else 'float32'
     return (
-        f'With `scripts/train.py` of dit_timm: {recipe}{_counted(options["epochs"], "epoch")}, {options["opt"]}, '
+        f'With `scripts/train.py` of dit_timm: {recipe}{counted(options["epochs"], "epoch")}, {options["opt"]}, '
         f'learning rate {options["lr"]:g}, batches of {batch}, seed {options["seed"]}, {precision}; '
-        f'{_counted(processes, "process")} on {"; ".join(starts)}. The repository has every option in `args.yaml`.'
+        f'{counted(processes, "process")} on {"; ".join(starts)}. The repository has every option in `args.yaml`.'
     )
 
 
-def _counted(count: int, noun: str) -> str:
-    return f'{count} {noun}' if count == 1 else f'{count} {noun}{"es" if noun.endswith("s") else "s"}'
-
-
 def _classes(model: nn.Module, names: Optional[List[str]]) -> str:
-    counted = _counted(model.num_classes, 'class')
-    return f'{counted}: {", ".join(names)}' if names and len(names) <= _MAX_NAMED else counted
+    classes = counted(model.num_classes, 'class')
+    return f'{classes}: {", ".join(names)}' if names and len(names) <= _MAX_NAMED else classes

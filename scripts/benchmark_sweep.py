@@ -17,7 +17,7 @@ import torch
 
 from dit_timm.cli import train
 from dit_timm.config.choices import positive_int
-from dit_timm.config.parts import DIT, PLAIN
+from dit_timm.config.parts import DIT, PLAIN, default_device
 from dit_timm.data.resident import ResidentSplits
 from dit_timm.training.environment import environment
 from dit_timm.training.logs import write_csv
@@ -36,7 +36,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('--together', type=positive_int, nargs='+', default=[1, 10], metavar='N', help='runs at once')
     parser.add_argument('--variants', nargs='+', default=[PLAIN, DIT], metavar='NAME', help='of the runs, in turn')
     parser.add_argument('--turns', type=positive_int, default=500, metavar='N', help='steps of each run')
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--device', default=default_device())
     parser.add_argument('--csv', type=Path, metavar='FILE', help='write a row for each number of runs')
     return parser.parse_args(argv)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import List, Optional
 
 import timm
-import torch
 
 from .. import available_backends
 from ..config.choices import positive_int
+from ..config.parts import default_device
 from .checks import dtype_of
 from .scaling import SERIES
 from .shape import Shape
@@ -46,7 +46,7 @@ def parse_args(description: Optional[str], argv: Optional[List[str]] = None) -> 
     group = parser.add_argument_group('device')
     group.add_argument(
         '--device',
-        default='cuda' if torch.cuda.is_available() else 'cpu',
+        default=default_device(),
         help='cpu or cuda (default: cuda where there is a GPU for it)',
     )
     group.add_argument('--threads', type=positive_int, metavar='N', help='CPU threads (default: torch\'s)')

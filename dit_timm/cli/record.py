@@ -12,8 +12,7 @@ import sys
 from pathlib import Path
 from typing import List, Optional
 
-import torch
-
+from ..config.parts import default_device
 from ..errors import UserError, message_of
 from ..printing import set_up_printing
 from ..results.record import record, rows_of
@@ -28,7 +27,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     parser.add_argument('--tag', default='', help='pretrained tag of these weights, if they have one')
     parser.add_argument('--data-dir', metavar='DIR', help='where the data are now, if not where the run had them')
     parser.add_argument(
-        '--device', default='cuda' if torch.cuda.is_available() else 'cpu',
+        '--device', default=default_device(),
         help='to evaluate on (default: cuda where there is a GPU for it)',
     )
     parser.add_argument('--csv', type=Path, metavar='FILE', help='default: runs.csv beside the folder of the first run')

@@ -14,7 +14,7 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Collection, Dict, List, Optional, Set
+from typing import Dict, List, Optional, Set
 
 from filelock import FileLock, Timeout
 from rich.console import Console
@@ -30,7 +30,7 @@ from ..config.recipe import RECIPE, differences, recipe_text, sha256_of
 from ..config.training import TrainingConfig, dit_network, parse_training
 from ..data.resident import ResidentSplits
 from ..errors import InvalidInputError, MissingFileError, message_of
-from ..printing import set_up_printing
+from ..printing import counted, first_of, set_up_printing
 from ..training.checkpoint import list_checkpoints
 from ..training.interrupt import Interrupt
 from ..training.logs import read_csv
@@ -235,7 +235,8 @@ def _train(args: SweepConfig) -> int:
     waiting = [
         run.name for run in runs.sweep.runs if not runs.has_ended(run.name) and run.name not in recorded
     ]
-    print(f'{_counted(len(runs.sweep.runs))}: {len(waiting)} to train, {len(recorded)} recorded, the others ended')
+    total = counted(len(runs.sweep.runs), 'run')
+    print(f'{total}: {len(waiting)} to train, {len(recorded)} recorded, the others ended')
     if waiting:
         runs.check_data_are_there(waiting[0])
     if args.dry_run:
@@ -254,19 +255,11 @@ def _train(args: SweepConfig) -> int:
     # What several runs failed of, once.
     for message in dict.fromkeys(pool.failed.values()):
         names = [name for name, other in pool.failed.items() if other == message]
-        print(f'error: {_some(names)}: {message}', file=sys.stderr)
+        print(f'error: {first_of(names)}: {message}', file=sys.stderr)
     left = [name for name in waiting if not runs.has_ended(name) and name not in pool.failed]
     if left:
-        print(f'{_counted(len(left))} left; the same command resumes: {_some(left)}')
+        print(f'{counted(len(left), "run")} left; the same command resumes: {first_of(left)}')
     return 130 if interrupt.requested else bool(pool.failed)
-
-
-def _counted(runs: int) -> str:
-    return '1 run' if runs == 1 else f'{runs} runs'
-
-
-def _some(names: Collection[str]) -> str:
-    return ', '.join(list(names)[:5]) + ', ...' * (len(names) > 5)
 
 
 def _report(line: str) -> None:

@@ -30,7 +30,7 @@ from ..data.splits import class_names, data_config, evaluated_name, open_evaluat
 from ..errors import InvalidInputError, UserError, message_of
 from ..models.network import Network
 from ..pretrained.sources import is_source
-from ..printing import set_up_printing
+from ..printing import first_of, set_up_printing
 from ..training.confusion import Confusion
 from ..training.engine import evaluate, summary_line
 from ..training.logs import write_csv
@@ -162,13 +162,9 @@ def _check_names(args: ValidationConfig, known: Optional[List[str]], classes: Li
     if known is not None and known != classes:
         data = f'{args.data_dir} has' if args.data_dir else 'the handwritten digits, taken for want of --data-dir, have'
         raise InvalidInputError(
-            f'{args.model} knows the classes {_some(known)}, but {data} {_some(classes)}. If they are the same under '
-            f'other names, --class-map says which is which.'
+            f'{args.model} knows the classes {first_of(known)}, but {data} {first_of(classes)}. If they are the same '
+            f'under other names, --class-map says which is which.'
         )
-
-
-def _some(names: List[str]) -> str:
-    return ', '.join(names[:10]) + ', ...' * (len(names) > 10)
 
 
 def _real_labels(args: ValidationConfig, dataset: Any) -> Optional[RealLabelsImagenet]:

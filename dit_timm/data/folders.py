@@ -22,6 +22,7 @@ from timm.data.readers.reader_image_in_tar import ReaderImageInTar
 from timm.utils.misc import natural_key
 
 from ..errors import InvalidInputError
+from ..printing import first_of
 from .images import ENDINGS
 
 _logger = logging.getLogger(__name__)
@@ -34,7 +35,6 @@ _OF_SYSTEMS = {
     '@eaDir', '#recycle', '__MACOSX', '$RECYCLE.BIN', 'System Volume Information', 'lost+found', 'Thumbs.db',
     'desktop.ini',
 }
-_MAX_NAMES = 10
 # Names of folders below the split, the outermost first.
 _Folders = Tuple[str, ...]
 
@@ -70,7 +70,7 @@ def find_files(root: Path) -> Found:
         files = 'file that is no image' if total == 1 else 'files that are no images'
         _say(f'{root}: left out {total} {files}: {_counted(found.others)}')
     if found.links:
-        _say(f'{root}: links that lead nowhere or back are not followed: {_some(sorted(found.links))}')
+        _say(f'{root}: links that lead nowhere or back are not followed: {first_of(sorted(found.links))}')
     return found
 
 
@@ -137,11 +137,8 @@ def _say(message: str) -> None:
 
 
 def _counted(counts: Counter) -> str:
-    return _some([f'{name} ({count})' for name, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))])
-
-
-def _some(names: List[str]) -> str:
-    return ', '.join(names[:_MAX_NAMES]) + ', ...' * (len(names) > _MAX_NAMES)
+    ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return first_of([f'{name} ({count})' for name, count in ordered])
 
 
 def _label(
@@ -186,9 +183,9 @@ def _label(
     unnamed = sorted({names[place] or root for place in folders if names[place] not in numbers})
     left_out = labels.count(None)
     if left_out == len(labels):
-        raise InvalidInputError(f'{root} has no image in a folder that --class-map names; it has {_some(unnamed)}.')
+        raise InvalidInputError(f'{root} has no image in a folder that --class-map names; it has {first_of(unnamed)}.')
     if left_out:
-        _say(f'{root}: left out {left_out} images in folders that --class-map does not name: {_some(unnamed)}')
+        _say(f'{root}: left out {left_out} images in folders that --class-map does not name: {first_of(unnamed)}')
     return labels, numbers, depth
 
 
@@ -213,7 +210,7 @@ class FolderReader(ReaderImageFolder):
         empty = [place for place in found.folders if len(place) <= depth + 1 and place not in used]
         if empty:
             paths = sorted(os.path.join(root, *place) for place in empty)
-            raise InvalidInputError(f'Folders of classes without an image: {_some(paths)}. Fill or remove them.')
+            raise InvalidInputError(f'Folders of classes without an image: {first_of(paths)}. Fill or remove them.')
         samples = [(path, label) for (path, _), label in zip(found.images, labels) if label is not None]
         self.samples = sorted(samples, key=lambda sample: (natural_key(sample[0]), sample[0]))
 

@@ -9,7 +9,7 @@ from dit_timm.cli import predict, record, sweep, train, validate
 from dit_timm.errors import DamagedFileError, InvalidInputError, MissingFileError, UserError, message_of
 from dit_timm.pretrained.checked import NoWeightsError
 from hub import __main__ as hub_commands
-from hub.export import LicenceError
+from hub.export import LicenseError
 
 # A command, and where in it something goes wrong.
 COMMANDS = {
@@ -59,7 +59,7 @@ def test_what_a_user_can_mend_is_one_line(monkeypatch, capsys, name, error):
 
 def test_errors_are_pythons_too():
     assert issubclass(InvalidInputError, ValueError) and issubclass(MissingFileError, FileNotFoundError)
-    assert issubclass(LicenceError, InvalidInputError) and issubclass(NoWeightsError, OSError)
+    assert issubclass(LicenseError, InvalidInputError) and issubclass(NoWeightsError, OSError)
     assert issubclass(DamagedFileError, UserError) and issubclass(NoWeightsError, UserError)
 
 
