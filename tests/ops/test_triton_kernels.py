@@ -341,3 +341,19 @@ def test_compiles_with_torch_on_the_gpu():
     x, weight = torch.randn(64, 8, device='cuda'), torch.randn(8, 8, 8, device='cuda')
     compiled = torch.compile(quadratic_form, fullgraph=True)
     torch.testing.assert_close(compiled(x, weight), quadratic_form(x, weight, backend='reference'))
+
+
+@needs_gpu
+def test_a_captured_graph_follows_its_inputs():
+    x, weight, grad = (torch.randn(shape, device='cuda') for shape in ((64, 9), (8, 9, 9), (64, 8)))
+    # Kernels are compiled before.
+    results(x, weight, grad)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = results(x, weight, grad)
+    for _ in range(2):
+        # Weights are folded again at each replay.
+        for tensor in (x, weight, grad):
+            tensor.normal_()
+        graph.replay()
+        torch.testing.assert_close(captured, results(x, weight, grad), rtol=0, atol=0)

@@ -76,10 +76,11 @@ def _unfold_kernel(
 def folded(weight: torch.Tensor, dtype: torch.dtype, side: int) -> torch.Tensor:
     """Weights (O, C, C), any strides, -> the folded weights (pairs, O); summed in float32, then rounded to a dtype."""
     outputs, channels, _ = weight.shape
+    output_stride, row_stride, column_stride = weight.stride()
     result = weight.new_empty(block_count(channels, side) * side ** 2, outputs, dtype=dtype)
     blocks = math.ceil(channels / side)
     _fold_kernel[blocks, blocks, math.ceil(outputs / _OUTPUTS)](
-        weight, result, *weight.stride(), channels, outputs, SIDE=side, OUTPUTS=_OUTPUTS,
+        weight, result, output_stride, row_stride, column_stride, channels, outputs, SIDE=side, OUTPUTS=_OUTPUTS,
     )
     return result
 
