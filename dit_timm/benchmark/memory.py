@@ -26,7 +26,7 @@ import torch
 from .runs import Run
 
 MIB = 1 << 20
-_CHILD = 'from benchmarking.memory import child; child()'
+_CHILD = 'from dit_timm.benchmark.memory import child; child()'
 _CLEAR_REFS = Path('/proc/self/clear_refs')
 
 
