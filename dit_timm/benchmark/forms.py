@@ -2,28 +2,14 @@
 
 from contextlib import contextmanager
 from functools import partial
-from typing import Callable, Iterator
+from typing import Callable, Iterator, Optional, Tuple
 
 import torch
 
 from ..ops import available_backends, quadratic_form, register_backend, unregister_backend
+from ..ops.materialised import is_materialised_faster, quadratic_form_materialised as materialised
 
 OURS, MATERIALISED, ROOFLINE, BASE = 'ours', 'materialised', 'roofline', 'base network'
-
-
-def materialised(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """The authors' formula as one writes it in plain torch; autograd keeps all the products.
-
-    Unlike backend 'reference', it stays in the dtype of its inputs and spends one matrix product on the sum.
-
-    Args:
-        x: Inputs of shape (P, C).
-        weight: Weights of shape (O, C, C).
-
-    Returns:
-        Outputs of shape (P, O).
-    """
-    return (x.unsqueeze(2) * x.unsqueeze(1)).flatten(1) @ weight.flatten(1).t()
 
 
 def form(implementation: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
@@ -33,10 +19,11 @@ def form(implementation: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Te
     return partial(quadratic_form, backend=None if implementation == OURS else implementation)
 
 
-def backend_of(implementation: str, device: str, dtype: torch.dtype) -> str:
-    """The backend behind an implementation; empty where there is none."""
+def backend_of(implementation: str, device: str, dtype: torch.dtype, shape: Optional[Tuple[int, int, int]]) -> str:
+    """The backend behind an implementation, at a shape (P, C, O) if it has one; empty where there is none."""
     if implementation == OURS:
-        return available_backends(device, dtype)[0]
+        name = available_backends(device, dtype)[0]
+        return MATERIALISED if name == 'triton' and shape and is_materialised_faster(dtype, *shape) else name
     return '' if implementation in (MATERIALISED, ROOFLINE, BASE) else implementation
 
 

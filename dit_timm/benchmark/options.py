@@ -115,8 +115,8 @@ def _backends(parser: argparse.ArgumentParser, args: argparse.Namespace) -> List
             parser.error(
                 f'--backends {name} cannot run on {args.device} with {args.dtype}; these can: {", ".join(usable)}.'
             )
-    automatic, *others = usable
-    return [name for name in args.backends or others if name != automatic]
+    # Also the preferred one if it is named: the automatic choice may be another for small forms.
+    return args.backends or list(usable[1:])
 
 
 def _split_only(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:

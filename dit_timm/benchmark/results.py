@@ -47,6 +47,7 @@ def to_rows(
     medians = {name: result.timing.median for name, result in results.items() if result.timing is not None}
     peaks = {name: result.peak_bytes / MIB for name, result in results.items() if result.peak_bytes is not None}
     comparable_peaks = {name: peak for name, peak in peaks.items() if peak >= _MIN_MIB}
+    shape = (facts['pixels'], facts['in_chs'], facts['out_chs']) if 'pixels' in facts else None
     rows = []
     for name, result in results.items():
         median, peak = medians.get(name), peaks.get(name)
@@ -54,7 +55,7 @@ def to_rows(
         rows.append({
             **facts,
             'implementation': name,
-            'backend': backend_of(name, device, dtype),
+            'backend': backend_of(name, device, dtype, shape),
             'status': OUT_OF_MEMORY if result.timing is None else 'ok',
             'rounds': result.timing.rounds if result.timing else None,
             'median_s': median,

@@ -10,11 +10,13 @@ of this module, and `tests/ops` then compare it with the formula wherever it can
 """
 
 import difflib
+import math
 from typing import Callable, Dict, NamedTuple, Optional, Tuple, Union
 
 import torch
 
 from .chunked import quadratic_form_chunked
+from .materialised import is_materialised_faster, quadratic_form_materialised
 from .native import binding as native_backend
 from .reference import quadratic_form_reference
 from .triton import binding as triton_backend
@@ -98,16 +100,33 @@ def check_backend(name: Optional[str]) -> None:
         raise ValueError(f'backend must be None or one of {", ".join(map(repr, _BACKENDS))}; got {name!r}.{hint}')
 
 
-def pick_backend(name: Optional[str], device: torch.device, dtype: torch.dtype) -> Compute:
+def pick_backend(name: Optional[str], x: torch.Tensor, weight: torch.Tensor) -> Compute:
     """The computation of a backend, the preferred one if `name` is None.
+
+    Small forms are materialised on a GPU instead of computed by the kernels, see `is_materialised_faster`; not where
+    torch.compile traces them, since a compiled graph spends no time on Python, and one graph is for all numbers of
+    pixels.
+
+    Args:
+        name: Its name.
+        x: Inputs of shape (..., C).
+        weight: Weights of shape (O, C, C).
 
     Raises:
         ValueError: There is no such backend.
         RuntimeError: It cannot run on the device and dtype.
     """
+    device, dtype = x.device, x.dtype
     if name is None:
         # Not by available_backends, which asks all: for a small form that takes as long as to compute it.
-        return next(backend.compute for backend in _BACKENDS.values() if backend.why_unusable(device, dtype) is None)
+        compute = next(backend.compute for backend in _BACKENDS.values() if backend.why_unusable(device, dtype) is None)
+        # On the meta device there is nothing to wait for, and the operators' arithmetic is counted.
+        if (compute is triton_backend.quadratic_form_triton and device.type != 'meta'
+                and not torch.compiler.is_compiling()):
+            outputs, channels, _ = weight.shape
+            if is_materialised_faster(dtype, math.prod(x.shape[:-1]), channels, outputs):
+                return quadratic_form_materialised
+        return compute
     check_backend(name)
     backend = _BACKENDS[name]
     reason = backend.why_unusable(device, dtype)

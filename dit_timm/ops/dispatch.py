@@ -20,7 +20,8 @@ def quadratic_form(x: torch.Tensor, weight: torch.Tensor, backend: Optional[str]
     Half precision is summed in float32. Its products are float32 too, except where matrix units multiply bfloat16:
     there they are rounded to it. On a GPU, float32 is rounded to TF32 where
     `torch.backends.cuda.matmul.fp32_precision` is 'tf32' (`allow_tf32` before torch 2.9), and products of float16 are
-    always.
+    always. Small forms, of at most 32 MiB of products, are materialised there, in eager mode and without a `backend`,
+    as was measured faster: summed by `torch.matmul`, and autograd keeps the products for backward.
 
     Under autocast both inputs are first cast to the autocast dtype, as those of a convolution are. Scripted, traced
     and exported graphs hold plain torch operators whatever the backend (those of `torch.export` from torch 2.7 on).
@@ -57,7 +58,7 @@ def _quadratic_form(x: torch.Tensor, weight: torch.Tensor, backend: Optional[str
         dtype = torch.get_autocast_dtype(device_type)
         x, weight = (tensor if tensor.dtype == torch.float64 else tensor.to(dtype) for tensor in (x, weight))
         weight = weight.to(x.dtype)
-    compute = pick_backend(backend, x.device, x.dtype)
+    compute = pick_backend(backend, x, weight)
     if _is_exporting() or torch.jit.is_tracing():
         compute = quadratic_form_portable
     # A view costs as much as a small form, forward and backward.

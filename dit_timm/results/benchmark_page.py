@@ -70,7 +70,8 @@ _NOTES = '''\
 The materialised form is the authors' formula in plain torch, which forms all products at once; speedup is its time over
 ours, share our memory over its. The roofline is the same FLOPs as plain matrix products, the base network is the same
 network without the quadratic term. Memory is what a call takes beyond its inputs. Compare only what one command
-measured: its implementations took turns.'''
+measured: its implementations took turns. The kernels for GPUs and their choice have changed since the rows of
+2026-11-26 were measured, and have not been measured again.'''
 
 
 def benchmark_page(results: Path) -> str:

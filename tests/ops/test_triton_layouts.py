@@ -1,4 +1,4 @@
-"""The layouts of the Triton kernels: against the formula, and within the limits of a launch."""
+"""The folded weights of the Triton kernels, and their gradient: against the formula."""
 
 import itertools
 
@@ -7,12 +7,13 @@ import torch
 
 pytest.importorskip('triton', minversion='3.4')
 
-from dit_timm.ops.triton import layouts as triton_layouts
+from dit_timm.ops.triton import layouts
 
 pytestmark = pytest.mark.usefixtures('poisoned_empty')
 
 DEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'
-SHAPES = [(1, 1), (2, 3), (5, 1), (6, 6), (33, 40), (1, 65)]
+SHAPES = [(1, 1), (2, 3), (5, 1), (6, 6), (8, 40), (19, 5), (1, 65)]
+SIDES = [2, 8]
 
 
 def whole(*shape, dtype=torch.float32):
@@ -20,76 +21,47 @@ def whole(*shape, dtype=torch.float32):
     return torch.randint(-20, 21, shape, device=DEVICE).to(dtype)
 
 
-@pytest.mark.parametrize('shape', [(1, 1), (1, 7), (130, 3), (3, 130), (64, 64)])
-@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float32])
-def test_transposed(shape, dtype):
-    x, addend, strided = whole(*shape, dtype=dtype), whole(*shape), whole(shape[0], 2, shape[1], dtype=dtype)[:, 1]
-    for got, want in (
-        (triton_layouts.transposed(x), x.t()),
-        (triton_layouts.transposed(strided), strided.t()),
-        (triton_layouts.transposed(x.t().contiguous().t()), x.t()),
-        (triton_layouts.transposed(x.t().contiguous().t(), dtype=torch.float64), x.t().double()),
-        (triton_layouts.transposed(x.float(), dtype=dtype), x.t()),
-        # Partial gradients are float32.
-        (triton_layouts.transposed(x.float(), addend, dtype), (x + addend).t().to(dtype)),
-    ):
-        assert torch.equal(got, want) and got.dtype == want.dtype and got.is_contiguous()
+def places(channels, side):
+    """Where each pair is in folded weights: blocks of columns, in each the blocks of rows, in each row by row."""
+    blocks = [
+        (row, column) for column in range(0, channels, side) for row in range(0, column + 1, side)
+    ]
+    pairs = [(row + i, column + j) for row, column in blocks for i in range(side) for j in range(side)]
+    return {pair: place for place, pair in enumerate(pairs) if pair[0] <= pair[1] < channels}, len(pairs)
 
 
+@pytest.mark.parametrize('side', SIDES)
 @pytest.mark.parametrize('channels, outputs', SHAPES)
-def test_upper(channels, outputs):
-    weight = whole(outputs, channels, channels)
-    got = triton_layouts.upper(weight, torch.float32)
-    assert got.shape == (channels, channels, outputs)
-    for i, j in itertools.product(range(channels), repeat=2):
-        want = weight[:, i, i] if i == j else weight[:, i, j] + weight[:, j, i] if i < j else torch.zeros(outputs)
-        assert torch.equal(got[i, j], want.to(DEVICE))
+def test_folded(channels, outputs, side):
+    whole_weight = whole(outputs, channels, channels)
+    strided = whole(outputs, channels, 2 * channels)[:, :, ::2].mT
+    for weight in (whole_weight, strided, whole(1, channels, channels).expand(outputs, -1, -1)):
+        found, count = places(channels, side)
+        want = torch.zeros(count, outputs, device=DEVICE)
+        for (i, j), place in found.items():
+            want[place] = weight[:, i, i] if i == j else weight[:, i, j] + weight[:, j, i]
+        assert torch.equal(layouts.folded(weight, torch.float32, side), want)
 
 
-def test_upper_sums_in_float32():
+def test_folded_sums_in_float32():
     weight = torch.tensor([[[0., 1.], [2 ** -8, 0.]]], device=DEVICE, dtype=torch.bfloat16)
     # In bfloat16 the sum would be 1.
-    assert triton_layouts.upper(weight, torch.float32)[0, 1].item() == 1 + 2 ** -8
+    assert layouts.folded(weight, torch.float32, 2)[1].item() == 1 + 2 ** -8
 
 
+@pytest.mark.parametrize('side', SIDES)
 @pytest.mark.parametrize('channels, outputs', SHAPES)
 @pytest.mark.parametrize('splits', [1, 3])
-def test_unfolded_is_the_gradient_of_the_folding(channels, outputs, splits):
+def test_unfolded_is_the_gradient_of_the_folding(channels, outputs, splits, side):
     weight = whole(outputs, channels, channels).requires_grad_()
+    found, count = places(channels, side)
+    partial_grad = torch.full((splits, count, outputs), float('nan'), device=DEVICE)
+    for place in found.values():
+        partial_grad[:, place] = whole(splits, outputs)
     folded = torch.stack([
         weight[:, i, i] if i == j else weight[:, i, j] + weight[:, j, i]
         for i, j in itertools.combinations_with_replacement(range(channels), 2)
     ])
-    partial_grad = whole(splits, *folded.shape)
-    want, = torch.autograd.grad(folded, weight, partial_grad.sum(0))
-    assert torch.equal(triton_layouts.unfolded(partial_grad, channels, torch.float32), want)
-
-
-def test_a_transpose_in_several_launches(monkeypatch):
-    monkeypatch.setattr(triton_layouts, '_MAX_TILES', 1)
-    x, addend = whole(3, 130), whole(3, 130)
-    assert torch.equal(triton_layouts.transposed(x), x.t())
-    assert torch.equal(triton_layouts.transposed(x, addend), (x + addend).t())
-    assert torch.equal(triton_layouts.transposed(x.t().contiguous().t(), dtype=torch.float64), x.t().double())
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='there is no GPU')
-def test_more_pixels_than_one_launch_takes():
-    x = whole(2, 1 << 23)
-    assert torch.equal(triton_layouts.transposed(x, x, torch.bfloat16), (2 * x).t().bfloat16())
-
-
-@pytest.mark.parametrize('shape', [(2, 1 << 24), (1 << 24, 2)])
-def test_any_number_of_pixels_can_be_launched(shape, monkeypatch):
-    grids = []
-
-    class Launch:
-        def __getitem__(self, grid):
-            grids.append(grid)
-            return lambda *args, **kwargs: None
-
-    monkeypatch.setattr(triton_layouts, '_transpose_kernel', Launch())
-    triton_layouts.transposed(torch.empty(shape, device='meta'), dtype=torch.bfloat16)
-    assert sum(rows * columns for rows, columns in grids) == (1 << 24) / 64
-    # CUDA's limits: 2 ** 31 - 1 programs along the first dimension, 65,535 along the others.
-    assert all(rows < 1 << 31 and columns <= 65535 for rows, columns in grids)
+    order = [found[pair] for pair in itertools.combinations_with_replacement(range(channels), 2)]
+    want, = torch.autograd.grad(folded, weight, partial_grad[:, order].sum(0))
+    assert torch.equal(layouts.unfolded(partial_grad, channels, torch.float32, side), want)

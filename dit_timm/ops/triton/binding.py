@@ -10,7 +10,7 @@ import functools
 import importlib.util
 import math
 import os
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Dict, NamedTuple, Optional, Tuple
 
 import torch
 
@@ -83,9 +83,38 @@ def _operand(x: torch.Tensor) -> Tuple[torch.dtype, str]:
     return torch.float32, 'ieee'
 
 
-def _constants(operand: torch.dtype, precision: str) -> Dict[str, Any]:
+class _Launch(NamedTuple):
+    """What a launch takes beside tensors and sizes."""
+    kernel: Any
+    grid: Tuple[int, int, int]
+    options: Dict[str, Any]
+
+
+# A small form waits for what Python does at a launch: this is done once for a shape.
+@functools.lru_cache(maxsize=1024)
+def _plan(
+        name: str, operand: torch.dtype, precision: str, device: torch.device, pixels: int, channels: int, outputs: int,
+) -> Tuple[_Launch, Tuple[int, int]]:
+    """The launch of a kernel, and for the gradient of the weights the splits of the pixels and the pixels of each."""
     import triton.language as tl
-    return dict(OPERAND=tl.bfloat16 if operand == torch.bfloat16 else tl.float32, PRECISION=precision)
+
+    from . import kernels, tiles
+    # The interpreter runs the larger tiles.
+    hopper = device.type != 'cuda' or torch.cuda.get_device_capability(device) >= (9, 0)
+    splits = 1, pixels
+    if name == 'forward':
+        tile = tiles.forward_tile(operand, precision, hopper, pixels, outputs)
+        grid = math.ceil(pixels / tile.sizes['PIXELS']), math.ceil(outputs / tile.outputs), 1
+    elif name == 'grad_x':
+        tile = tiles.grad_x_tile(operand, precision, hopper, channels, outputs)
+        grid = math.ceil(pixels / tile.sizes['PIXELS']), math.ceil(channels / tile.sizes['CHANNELS']), 1
+    else:
+        tile = tiles.grad_weight_tile(operand, precision, hopper, outputs)
+        splits = tiles.split_pixels(tile, pixels, channels, outputs)
+        blocks = math.ceil(channels / tiles.GRAD_SIDE)
+        grid = blocks, blocks, math.ceil(outputs / tile.outputs) * splits[0]
+    constants = dict(OPERAND=tl.bfloat16 if operand == torch.bfloat16 else tl.float32, PRECISION=precision)
+    return _Launch(getattr(kernels, f'{name}_kernel'), grid, {**constants, **tile.options}), splits
 
 
 def _forward(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -93,50 +122,45 @@ def _forward(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     output = x.new_empty(pixels, outputs)
     if output.numel() == 0:
         return output
-    from . import kernels, layouts, tiles
+    from . import layouts, tiles
     operand, precision = _operand(x)
-    tile = tiles.forward_tile(operand, precision, outputs)
-    grid = math.ceil(pixels / tile.sizes['PIXELS']), math.ceil(outputs / tile.outputs)
-    kernels.forward_kernel[grid](
-        layouts.transposed(x), layouts.upper(weight, operand), output, pixels, channels, outputs,
-        **_constants(operand, precision), **tile.options,
+    (kernel, grid, options), _ = _plan('forward', operand, precision, x.device, pixels, channels, outputs)
+    kernel[grid](
+        x, layouts.folded(weight, operand, tiles.SIDE), output, *x.stride(), pixels, channels, outputs, **options,
     )
     return output
 
 
 def _grad_x(grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     (pixels, channels), outputs = x.shape, weight.shape[0]
+    grad_x = x.new_empty(x.shape)
     if x.numel() == 0:
-        return x.new_empty(x.shape)
-    from . import kernels, layouts, tiles
+        return grad_x
+    from . import layouts, tiles
     operand, precision = _operand(x)
-    tile = tiles.grad_x_tile(operand, precision, outputs)
-    row_grad = x.new_zeros(channels, pixels, dtype=torch.float32)
-    column_grad = torch.zeros_like(row_grad)
-    kernels.grad_x_kernel[(math.ceil(pixels / tile.sizes['PIXELS']),)](
-        layouts.transposed(grad), layouts.transposed(x), layouts.upper(weight, operand),
-        row_grad, column_grad, pixels, channels, outputs, **_constants(operand, precision), **tile.options,
+    (kernel, grid, options), _ = _plan('grad_x', operand, precision, x.device, pixels, channels, outputs)
+    kernel[grid](
+        grad, x, layouts.folded(weight, operand, tiles.SIDE), grad_x, *grad.stride(), *x.stride(),
+        pixels, channels, outputs, **options,
     )
-    return layouts.transposed(row_grad, column_grad, x.dtype)
+    return grad_x
 
 
 def _grad_weight(grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     (pixels, channels), outputs = x.shape, grad.shape[1]
     if x.numel() == 0 or outputs == 0:
         return x.new_zeros(outputs, channels, channels)
-    from . import kernels, layouts, tiles
+    from . import layouts, tiles
     operand, precision = _operand(x)
-    tile = tiles.grad_weight_tile(operand, precision, outputs)
-    first, second = torch.triu_indices(channels, channels, dtype=torch.int32, device=x.device)
-    pairs = first.numel()
-    splits, size = tiles.split_pixels(tile, pixels, pairs, outputs)
-    partial_grad = x.new_empty(splits, pairs, outputs, dtype=torch.float32)
-    grid = math.ceil(pairs / tile.sizes['PAIRS']), math.ceil(outputs / tile.outputs), splits
-    kernels.grad_weight_kernel[grid](
-        layouts.transposed(grad), layouts.transposed(x), first, second, partial_grad,
-        pixels, pairs, outputs, size, **_constants(operand, precision), **tile.options,
+    (kernel, grid, options), (splits, size) = _plan(
+        'grad_weight', operand, precision, x.device, pixels, channels, outputs,
     )
-    return layouts.unfolded(partial_grad, channels, x.dtype)
+    pairs = layouts.block_count(channels, tiles.GRAD_SIDE) * tiles.GRAD_SIDE ** 2
+    partial_grad = x.new_empty(splits, pairs, outputs, dtype=torch.float32)
+    kernel[grid](
+        grad, x, partial_grad, *grad.stride(), *x.stride(), pixels, channels, outputs, size, splits, **options,
+    )
+    return layouts.unfolded(partial_grad, channels, x.dtype, tiles.GRAD_SIDE)
 
 
 quadratic_form_triton = register_operators('triton', _forward, _grad_x, _grad_weight)
