@@ -103,6 +103,6 @@ def build_dit_model(model_cls: Type[Model], variant: str, pretrained: bool, **kw
                 f'once, after which the cached file is used offline too (HF_HUB_OFFLINE=1 skips the attempt to '
                 f'connect); or load a file that you have{of_base}: create_model({name!r}, pretrained=True, '
                 f"pretrained_cfg_overlay=dict(file='/path/to/model.safetensors')); or pass pretrained=False for "
-                f'random weights.'
+                f'random weights (--no-pretrained of dit-train).'
             )
         raise UnavailableError(message) from error

@@ -1,6 +1,8 @@
 """Stopping when asked to: Ctrl-C and SIGTERM are remembered until the run stands where it can be saved."""
 
+import os
 import signal
+import sys
 from pathlib import Path
 from types import FrameType
 from typing import Optional
@@ -35,6 +37,8 @@ class Interrupt(StopRequest):
 
     def _handle(self, number: int, frame: Optional[FrameType]) -> None:
         self.requested = signal.Signals(number).name
+        if os.environ.get('RANK', '0') == '0':
+            print(f'{self.requested}: stops at the next batch; once more to stop at once.', file=sys.stderr, flush=True)
         signal.signal(number, self._before[number])
 
 

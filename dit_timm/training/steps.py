@@ -113,7 +113,8 @@ class Steps:
         hold = nullcontext if updates else getattr(self.model, 'no_sync', nullcontext)
         with hold():
             with autocast(self.args):
-                loss = self.loss_fn(self.model(images), targets)
+                # On a CPU autocast leaves the loss in the dtype of the logits.
+                loss = self.loss_fn(self.model(images).float(), targets)
             share = loss / members if members > 1 else loss
             self._backward(share, updates)
         if updates:

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import signal
 import sys
 
 import numpy as np
@@ -17,7 +18,10 @@ from dit_timm.data.dataset import Images, UnreadableImageError, readable
 from dit_timm.data.loaders import train_loader
 from dit_timm.data.sampler import EpochBatches
 from dit_timm.data.splits import data_config, hold_out, labels, open_split
+from dit_timm.training import model
 from dit_timm.training.checkpoint import list_checkpoints
+from dit_timm.training.interrupt import Interrupt
+from dit_timm.training.logs import read_csv
 from dit_timm.training.optim import freeze_all_but, is_quadratic, parameter_groups, set_training
 
 SMALL = ['--model', 'test_dit_resnet', '--img-size', '32', '--batch-size', '4', '--workers', '0', '--lr', '0.01',
@@ -294,3 +298,23 @@ def test_a_missing_logger_says_what_to_install(image_folder, option, package, mo
     monkeypatch.setitem(sys.modules, 'torch.utils.tensorboard', None)
     with pytest.raises(SystemExit, match=f'pip install {package}'):
         run(image_folder, option)
+
+
+def test_the_loss_is_not_of_half_precision(image_folder, monkeypatch):
+    """On a CPU autocast would leave the loss in the dtype of the logits, and its gradient with it."""
+    monkeypatch.setattr(model, 'has_bfloat16_kernels', lambda: True)
+    for number, options in enumerate((['--smoothing', '0.1'], ['--smoothing', '0'], ['--bce-loss'])):
+        # A single batch: a mean of several would hide it.
+        words = ['--device', 'cpu', '--amp', '--batch-size', '24', '--experiment', f'run{number}']
+        folder = run(image_folder, *words, *options).with_name(f'run{number}')
+        loss, *_ = (float(row['train_loss']) for row in read_csv(folder / 'summary.csv'))
+        assert torch.tensor(loss, dtype=torch.float64).bfloat16().item() != loss
+
+
+def test_ctrl_c_says_what_it_does_and_the_second_one_is_pythons(capsys):
+    with Interrupt() as interrupt:
+        signal.raise_signal(signal.SIGINT)
+        assert interrupt.requested == 'SIGINT'
+        assert capsys.readouterr().err == 'SIGINT: stops at the next batch; once more to stop at once.\n'
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
