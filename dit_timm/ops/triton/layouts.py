@@ -62,7 +62,8 @@ def _unfold_kernel(
     first, second = tl.minimum(row, columns), tl.maximum(row, columns)
     blocks = (second // SIDE) * (second // SIDE + 1) // 2 + first // SIDE
     pairs = (blocks * SIDE + first % SIDE) * SIDE + second % SIDE
-    side_blocks = tl.cdiv(channel_count, SIDE).to(tl.int64)
+    # A size of 1 is a constant, which has no `to`.
+    side_blocks = tl.cast(tl.cdiv(channel_count, SIDE), tl.int64)
     pair_count = side_blocks * (side_blocks + 1) // 2 * (SIDE * SIDE)
     inside = (columns < channel_count)[:, None] & (outputs < output_count)[None, :]
     offsets = pairs[:, None] * output_count + outputs[None, :]
