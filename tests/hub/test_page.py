@@ -249,6 +249,7 @@ def browser():
 @pytest.fixture
 def opened(address, browser):
     page = browser.new_page(viewport={'width': 1200, 'height': 900})
+    page.set_default_timeout(120_000)
     # Fonts and the like from elsewhere: the page does without.
     page.route('**/*', lambda route: (
         route.continue_() if route.request.url.startswith((address, 'data:', 'blob:')) else route.abort()
