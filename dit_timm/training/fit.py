@@ -194,7 +194,7 @@ def finish(run: Run, folder: Path) -> Dict[str, Any]:
         row = run.state.history[best.epoch]
         results.append({
             'split': data.val_name, 'images': data.val_size, **kept,
-            **{name: row[f'eval_{name}'] for name in ('loss', 'top1', 'top5')},
+            **{name.removeprefix('eval_'): value for name, value in row.items() if name.startswith('eval_')},
         })
     if data.test is not None and run.test_batches is not None:
         run.processes.barrier()

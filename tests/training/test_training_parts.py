@@ -18,8 +18,9 @@ from dit_timm.data.dataset import Images, UnreadableImageError, readable
 from dit_timm.data.loaders import train_loader
 from dit_timm.data.sampler import EpochBatches
 from dit_timm.data.splits import data_config, hold_out, labels, open_split
-from dit_timm.training import model
+from dit_timm.training import fit, model
 from dit_timm.training.checkpoint import list_checkpoints
+from dit_timm.training.engine import evaluate
 from dit_timm.training.interrupt import Interrupt
 from dit_timm.training.logs import read_csv
 from dit_timm.training.optim import freeze_all_but, is_quadratic, parameter_groups, set_training
@@ -309,6 +310,13 @@ def test_the_loss_is_not_of_half_precision(image_folder, monkeypatch):
         folder = run(image_folder, *words, *options).with_name(f'run{number}')
         loss, *_ = (float(row['train_loss']) for row in read_csv(folder / 'summary.csv'))
         assert torch.tensor(loss, dtype=torch.float64).bfloat16().item() != loss
+
+
+def test_a_new_metric_reaches_every_table(image_folder, monkeypatch):
+    monkeypatch.setattr(fit, 'evaluate', lambda *args, **kwargs: {**evaluate(*args, **kwargs), 'new': 7.})
+    folder = run(image_folder, '--device', 'cpu', '--test-split', 'test')
+    assert [row['new'] for row in read_csv(folder / 'results.csv')] == ['7.0', '7.0']
+    assert {row['eval_new'] for row in read_csv(folder / 'summary.csv')} == {'7.0'}
 
 
 def test_ctrl_c_says_what_it_does_and_the_second_one_is_pythons(capsys):
