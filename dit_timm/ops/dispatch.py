@@ -7,9 +7,6 @@ import torch
 from .backends import pick_backend
 from .portable import quadratic_form_portable
 
-# torch.compiler says so from torch 2.7 on.
-_is_exporting = getattr(torch.compiler, 'is_exporting', lambda: False)
-
 
 def quadratic_form(x: torch.Tensor, weight: torch.Tensor, backend: Optional[str] = None) -> torch.Tensor:
     """Weighted sum of all pairwise products of channels, `q_o = sum_ij weight[o, i, j] x_i x_j`.
@@ -69,6 +66,13 @@ def _quadratic_form(x: torch.Tensor, weight: torch.Tensor, backend: Optional[str
     else:
         output = compute(flat, weight)
     return output if x.ndim == 2 else output.reshape(*x.shape[:-1], weight.shape[0])
+
+
+# Dynamo of torch 2.8 would take `is_exporting` for true in every graph that it traces.
+@torch.compiler.assume_constant_result
+def _is_exporting() -> bool:
+    # torch.compiler says so from torch 2.7 on.
+    return getattr(torch.compiler, 'is_exporting', lambda: False)()
 
 
 # Dynamo of torch 2.11 cannot trace into it.

@@ -53,6 +53,19 @@ def test_compile(backend):
         torch.testing.assert_close(got, want)
 
 
+@pytest.mark.parametrize('backend', OPERATORS)
+def test_a_compiled_graph_has_the_operator(backend):
+    graphs = []
+
+    def keeping(graph, example_inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    form = torch.compile(lambda x, weight: quadratic_form(x, weight, backend=backend), fullgraph=True, backend=keeping)
+    form(torch.randn(6, 5), torch.randn(3, 5, 5))
+    assert operators(backend)[0] in {node.target for node in graphs[0].graph.nodes}
+
+
 def test_compile_dynamic_shapes():
     compilations = []
 
