@@ -319,6 +319,15 @@ def test_a_new_metric_reaches_every_table(image_folder, monkeypatch):
     assert {row['eval_new'] for row in read_csv(folder / 'summary.csv')} == {'7.0'}
 
 
+@pytest.fixture
+def pythons_handler():
+    """The handler of Ctrl-C as Python sets it, whatever runs the tests."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures('pythons_handler')
 def test_ctrl_c_says_what_it_does_and_the_second_one_is_pythons(capsys):
     with Interrupt() as interrupt:
         signal.raise_signal(signal.SIGINT)
