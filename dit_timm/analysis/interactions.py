@@ -76,6 +76,10 @@ class Interactions(NamedTuple):
             means.append(self._replace(correlation=self.correlation[order][:, order]).agreement().mean())
         return torch.stack(means)
 
+    def chance(self, draws: int = 1000) -> float:
+        """The share of random orders of the channels in which the data agree with the weights at least as much."""
+        return (self.agreement_by_chance(draws) >= self.agreement().mean()).double().mean().item()
+
 
 @torch.no_grad()
 def interactions(model: nn.Module, batches: Iterable[torch.Tensor]) -> List[Interactions]:
@@ -111,7 +115,8 @@ class _Observer:
     """Takes in what a term is given, as a hook."""
 
     def __init__(self, term: ChannelQuadratic2d) -> None:
-        weight = term.weight.detach().double()
+        # On the CPU: Apple's GPUs have no float64.
+        weight = term.weight.detach().cpu().double()
         self.form = (weight + weight.mT) / 2
         values, vectors = torch.linalg.eigh(self.form)
         leading = values.abs().argmax(1)
@@ -125,11 +130,11 @@ class _Observer:
 
     def __call__(self, term: ChannelQuadratic2d, inputs: Tuple[torch.Tensor]) -> None:
         x = inputs[0].float()
-        flat = x.movedim(1, -1).flatten(0, 2).double()
+        flat = x.movedim(1, -1).flatten(0, 2).cpu().double()
         self.count += len(flat)
         self.total += flat.sum(0)
         self.products += flat.mT @ flat
-        strengths = torch.einsum('oc,nchw->onhw', self.leading, x).square()
+        strengths = torch.einsum('oc,nchw->onhw', self.leading.to(x.device), x).square()
         # At most one place of an image.
         best, place = strengths.flatten(2).max(2)
         for output, patches in enumerate(self.patches):
@@ -140,7 +145,7 @@ class _Observer:
             del patches[PATCHES:]
 
     def _crop(self, image: int, place: Tuple[int, int], size: torch.Size) -> torch.Tensor:
-        pixels = self.images[image]
+        pixels = self.images[image].cpu()
         centre = [
             round((at + 0.5) * length / count) for at, count, length in zip(place, size, pixels.shape[1:])
         ]

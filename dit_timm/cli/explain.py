@@ -14,9 +14,7 @@ from typing import Any, Dict, List, Optional, Tuple
 import numpy as np
 import torch
 from timm.utils import setup_default_logging
-from torch import nn
 
-from ..analysis.ablation import without_quadratic
 from ..analysis.interactions import Interactions, Patch, class_losses, interactions
 from ..analysis.statistics import summary
 from ..config.options import Parser, option
@@ -25,12 +23,13 @@ from ..data.loaders import eval_loader
 from ..data.splits import data_config, open_evaluated
 from ..errors import UserError, message_of
 from ..printing import set_up_printing
+from ..training.engine import classified
 from ..training.logs import write_csv
 from ..training.model import check_model
 from ..training.pyplot import plt, save_figure
 from ..training.trained import load_trained, parse_with_run, read_classes
 
-_PAGE, _CHANCES, _PAIRS, _PICTURED = 'README.md', 1000, 10, 8
+_PAGE, _PAIRS, _PICTURED = 'README.md', 10, 8
 
 
 @dataclass(kw_only=True)
@@ -51,7 +50,7 @@ def explain(args: ExplanationConfig) -> Path:
     model = load_trained(args)
     config = data_config(args, model, use_test_size=args.checkpoint is None)
     loader = eval_loader(args, dataset, config, indices)
-    targets, full, without = _classified(model, loader)
+    targets, full, without = classified(model, loader, args)
     terms = interactions(model, (images for images, _ in loader))
     args.out.mkdir(parents=True, exist_ok=True)
     losses = class_losses(full == targets, without == targets, targets, list(read_classes(args, model)))
@@ -70,18 +69,6 @@ def explain(args: ExplanationConfig) -> Path:
     return page
 
 
-@torch.no_grad()
-def _classified(model: nn.Module, loader) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The class of each image, and what the network takes it for with and without its quadratic terms."""
-    found = []
-    for images, targets in loader:
-        full = model(images).argmax(1)
-        with without_quadratic(model):
-            found.append(torch.stack([targets, full, model(images).argmax(1)]).cpu())
-    targets, full, without = torch.cat(found, 1)
-    return targets, full, without
-
-
 def _of_classes(losses: List[Dict], full: torch.Tensor, without: torch.Tensor) -> str:
     worst = sorted(losses, key=lambda row: -row['lost'])[:_PAIRS]
     lines = [f'| {row["class"]} | {row["top1"]:.1f} | {row["without"]:.1f} | {row["lost"]:+.1f} |' for row in worst]
@@ -94,9 +81,7 @@ def _of_classes(losses: List[Dict], full: torch.Tensor, without: torch.Tensor) -
 
 def _of_term(term: Interactions, out: Path, name: str, scale: Tuple[torch.Tensor, torch.Tensor]) -> str:
     """The section of a term; writes its figures and CSVs."""
-    agreement, chance = term.agreement(), term.agreement_by_chance(_CHANCES)
-    share = (chance >= agreement.mean()).double().mean().item()
-    rank = term.effective_rank
+    agreement, rank = term.agreement(), term.effective_rank
     write_csv(
         [
             {'output': output, 'effective_rank': rank[output].item(), 'agreement': agreement[output].item(),
@@ -122,8 +107,7 @@ def _of_term(term: Interactions, out: Path, name: str, scale: Tuple[torch.Tensor
         f'![Eigenvalues]({name}_spectrum.png)\n\n'
         f'Does it capture which channels go together in the data? Correlation of |A| with |correlation of the '
         f'channels| over all pairs of channels: {summary(agreement.tolist()).interval()} (mean over the outputs, 95 % '
-        f'interval). With the channels in a random order it is as large in {100 * share:.1f} % of {_CHANCES:,} draws.'
-        '\n\n'
+        f'interval). With the channels in a random order it is as large in {100 * term.chance():.1f} % of draws.\n\n'
         f'![Weights and correlations of the channels]({name}_channels.png)\n\n'
         '| channels | weight over all outputs | correlation in the data |\n|---|---|---|\n' + '\n'.join(rows) + '\n\n'
         f'Places that drive the leading eigenvectors most, a row for each output:\n\n![Patches]({name}_patches.png)\n'

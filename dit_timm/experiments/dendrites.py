@@ -1,9 +1,9 @@
 """What the dendrites of trained networks have learned: do they capture which channels go together in the data?
 
 For each output of each quadratic term: how many eigenvalues its form has in effect, and the correlation of |A[o, i, j]|
-with the absolute correlation of the channels i and j over all pairs, beside the same with the channels in a random
-order. For each class: what is lost without the term. `dendrites.py RUN ... [--data-dir DIR]`; without runs, the network
-in the package. The page of a single network, with pictures, is scripts/explain.py's.
+with the absolute correlation of the channels i and j over all pairs, with the share of random orders of the channels in
+which it is as large. For each class: what is lost without the term. `dendrites.py RUN ... [--data-dir DIR]`; without
+runs, the network in the package. The page of a single network, with pictures, is scripts/explain.py's.
 """
 
 from argparse import Namespace
@@ -11,17 +11,15 @@ from pathlib import Path
 from typing import Dict, Iterator, List, Optional, Tuple
 
 import pandas as pd
-import torch
 
-from ..analysis.ablation import without_quadratic
 from ..analysis.interactions import class_losses, interactions
 from ..analysis.statistics import summary
+from ..training.engine import classified
 from ..training.pyplot import plt, save_figure
 from ..training.trained import read_classes
 from .networks import add_options as add_options, commands, image_limit, open_network
 
 OUTPUT, CLASS = 'output', 'class'
-_CHANCES = 1000
 
 
 def tasks(args: Namespace) -> List[Tuple]:
@@ -29,7 +27,6 @@ def tasks(args: Namespace) -> List[Tuple]:
     return [(words, image_limit(args)) for words in commands(args)]
 
 
-@torch.no_grad()
 def run(words: List[str], limit: Optional[int]) -> Iterator[Dict[str, object]]:
     """Look at a network; yields a row for each output of each term, and for each class.
 
@@ -40,29 +37,21 @@ def run(words: List[str], limit: Optional[int]) -> Iterator[Dict[str, object]]:
     network = open_network(words, limit)
     facts = {'run': network.name, 'seed': network.seed, 'images': network.images}
     for term in interactions(network.model, (images for images, _ in network.loader)):
-        chance = term.agreement_by_chance(_CHANCES)
-        agreement, rank = term.agreement(), term.effective_rank
-        above = (chance >= agreement.mean()).double().mean().item()
+        agreement, rank, chance = term.agreement(), term.effective_rank, term.chance()
         for output, (agrees, effective) in enumerate(zip(agreement.tolist(), rank.tolist())):
             yield {
                 **facts, 'of': OUTPUT, 'term': term.name, 'name': output, 'channels': term.form.shape[1],
-                'effective_rank': effective, 'agreement': agrees, 'chance_mean': chance.mean().item(),
-                'chance_above': above,
+                'effective_rank': effective, 'agreement': agrees, 'chance': chance,
             }
-    found = []
-    for images, targets in network.loader:
-        full = network.model(images).argmax(1) == targets
-        with without_quadratic(network.model):
-            found.append(torch.stack([targets, full, network.model(images).argmax(1) == targets]))
-    targets, full, left = torch.cat(found, 1)
-    for row in class_losses(full.bool(), left.bool(), targets, list(read_classes(network.args, network.model))):
+    targets, full, left = classified(network.model, network.loader, network.args)
+    for row in class_losses(full == targets, left == targets, targets, list(read_classes(network.args, network.model))):
         yield {**facts, 'of': CLASS, 'name': row['class'], **{key: row[key] for key in ('top1', 'without', 'lost')}}
 
 
 def report(rows: pd.DataFrame) -> str:
     """Agreement, chance and rank of each run, and over the runs; and what the classes lose."""
     outputs, classes = (rows[rows['of'] == kind] for kind in (OUTPUT, CLASS))
-    by_run = outputs.groupby('run')[['agreement', 'chance_mean', 'chance_above', 'effective_rank']].mean()
+    by_run = outputs.groupby('run')[['agreement', 'chance', 'effective_rank']].mean()
     lost = classes.groupby('name')['lost'].agg(lambda values: summary(values).interval())
     of_all = by_run['agreement']
     return (

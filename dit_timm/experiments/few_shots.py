@@ -7,7 +7,6 @@ the same effort: the best of six settings (weight decay, or the machine's C) on 
 and 20 of CIFAR-100, which few who have few images have: the table says what each can do, not what it does untuned.
 """
 
-import os
 from argparse import Namespace
 from functools import cache
 from pathlib import Path
@@ -18,17 +17,16 @@ import pandas as pd
 import timm
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 from timm.data import create_dataset, create_transform, resolve_data_config
 from torch import nn
 from torch.utils.data import DataLoader
 
 from ..analysis.statistics import summary
-from ..errors import MissingFileError
 from ..layers import QuadraticLinear
 from ..training.pyplot import plt, save_figure
 from .fitting import Data, error_rate, tune
+from .images import data_folder, mnist, small_digits
 
 MNIST, CIFAR, DIGITS = 'MNIST', 'CIFAR-100 features', 'handwritten digits'
 SHOTS = (1, 2, 5, 10, 20, 50)
@@ -47,16 +45,11 @@ _HELD_OUT = {MNIST: 100, CIFAR: 20, DIGITS: 50}
 def _pool(inputs: str) -> Data:
     """All samples; of MNIST those for training."""
     if inputs == DIGITS:
-        images, labels = load_digits(return_X_y=True)
-        return Data(torch.from_numpy(images).float(), torch.from_numpy(labels))
-    folder = os.environ.get('DIT_TIMM_DATA')
-    if folder is None:
-        raise MissingFileError('DIT_TIMM_DATA must name the folder that has mnist/mnist.npz and cifar100/test.tar.')
+        return small_digits()
     if inputs == CIFAR:
-        return _features(Path(folder, 'cifar100', 'test.tar'))
-    with np.load(Path(folder, 'mnist', 'mnist.npz')) as file:
-        images = torch.from_numpy(file['x_train'])[:, None].float()
-        return Data(F.avg_pool2d(images, 2).flatten(1), torch.from_numpy(file['y_train']).long())
+        return _features(data_folder() / 'cifar100' / 'test.tar')
+    x, y = mnist('train')
+    return Data(F.avg_pool2d(x.reshape(-1, 1, 28, 28), 2).flatten(1), y)
 
 
 @torch.no_grad()

@@ -5,22 +5,19 @@ the eigenvalue is positive, or against it, whatever their sign. Reported are how
 variance of the quadratic part over the test images and by the accuracy with only the largest kept, and the pictures.
 """
 
-import os
 from argparse import Namespace
 from pathlib import Path
 from typing import Dict, List, Tuple
 
-import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from sklearn.datasets import load_digits
 
 from ..analysis.statistics import summary
-from ..errors import MissingFileError
 from ..layers import QuadraticLinear
 from ..training.pyplot import plt, save_figure
 from .fitting import Data, error_rate
+from .images import mnist, small_digits
 
 KEPT = (0, 1, 2, 5, 10, 20, 50)
 _EPOCHS, _BATCH_SIZE, _LEARNING_RATE, _WEIGHT_DECAY = 5, 128, 1e-3, 1e-2
@@ -29,19 +26,10 @@ _PICTURES = 3
 
 def images(quick: bool) -> Tuple[Data, Data]:
     """Images to train on, and those of the test; (N, pixels) from 0 to 1."""
-    if quick:
-        pixels, labels = load_digits(return_X_y=True)
-        x, y = torch.from_numpy(pixels).float() / 16, torch.from_numpy(labels)
-        return Data(x[:1300], y[:1300]), Data(x[1300:], y[1300:])
-    folder = os.environ.get('DIT_TIMM_DATA')
-    if folder is None:
-        raise MissingFileError('DIT_TIMM_DATA must name the folder that has mnist/mnist.npz.')
-    with np.load(Path(folder, 'mnist', 'mnist.npz')) as file:
-        train, test = (
-            Data(torch.from_numpy(file[f'x_{split}']).flatten(1) / 255, torch.from_numpy(file[f'y_{split}']).long())
-            for split in ('train', 'test')
-        )
-    return train, test
+    if not quick:
+        return mnist('train'), mnist('test')
+    x, y = small_digits()
+    return Data(x[:1300], y[:1300]), Data(x[1300:], y[1300:])
 
 
 def train(data: Data, seed: int, epochs: int = _EPOCHS) -> QuadraticLinear:

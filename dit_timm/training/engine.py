@@ -1,7 +1,7 @@
 """Evaluation over a loader, mixed precision and memory format."""
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Callable, Dict, Optional
+from typing import Callable, Dict, Optional, Tuple
 
 import torch
 import torch.distributed as dist
@@ -10,6 +10,7 @@ from timm.utils import accuracy
 from torch import nn
 from tqdm import tqdm
 
+from ..analysis.ablation import without_quadratic
 from ..config.parts import ModelConfig
 from ..data.loaders import Batches
 
@@ -67,6 +68,25 @@ def evaluate(
         dist.all_reduce(sums)
     loss, top1, top5, count = sums.tolist()
     return {'loss': loss / count, 'top1': top1 / count, 'top5': top5 / count}
+
+
+@torch.no_grad()
+def classified(model: nn.Module, loader: Batches, args: ModelConfig) -> Tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Classify images with and without the quadratic terms of a network in evaluation mode, in one process.
+
+    Returns:
+        The class of each image, and what the network takes it for with and without them; each (images,), on the CPU.
+    """
+    found = []
+    for images, targets in loader:
+        images = prepared(images, args)
+        with autocast(args):
+            full = model(images).argmax(1)
+            with without_quadratic(model):
+                left = model(images).argmax(1)
+        found.append(torch.stack([targets, full, left]).cpu())
+    targets, full, left = torch.cat(found, 1)
+    return targets, full, left
 
 
 def summary_line(metrics: Dict[str, float], model: str, weights: str) -> str:
