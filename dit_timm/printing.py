@@ -1,8 +1,12 @@
 """How commands print, and words of messages."""
 
+import difflib
 import io
 import sys
-from typing import Collection
+from typing import Collection, Iterable
+
+# Names that a sentence has room for.
+_FEW = 30
 
 
 def set_up_printing() -> None:
@@ -20,3 +24,12 @@ def counted(count: int, noun: str) -> str:
 def first_of(names: Collection[str], most: int = 10) -> str:
     """The first of some names in a line; dots where there are more."""
     return ', '.join(list(names)[:most]) + ', ...' * (len(names) > most)
+
+
+def near_names(name: str, names: Iterable[str]) -> str:
+    """A sentence with the names that come nearest to one that there is not; with all of a few where none is near."""
+    known = sorted(names)
+    near = difflib.get_close_matches(name, known, n=3)
+    if not near and len(known) <= _FEW:
+        return f'Known are {", ".join(known)}.'
+    return f'Near names: {", ".join(near) or "none"}.'

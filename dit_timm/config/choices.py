@@ -1,13 +1,14 @@
 """Checks of words of the command line that timm knows: an unknown name is refused at once, with near ones."""
 
 import argparse
-import difflib
 import re
-from typing import Iterable, List, cast
+from typing import List, cast
 
 from timm.data.auto_augment import augment_and_mix_transform, auto_augment_transform, rand_augment_transform
 from timm.optim import get_optimizer_class, list_optimizers
 from torchvision.transforms import InterpolationMode
+
+from ..printing import near_names
 
 # timm's names for how images are resized; in training one can be drawn for each image.
 _INTERPOLATIONS = [mode.value for mode in InterpolationMode if mode is not InterpolationMode.NEAREST_EXACT]
@@ -19,21 +20,13 @@ _MAKERS = {'rand': rand_augment_transform, 'augmix': augment_and_mix_transform}
 _POLICIES = (*_SECTIONS, 'original', 'originalr', 'v0', 'v0r', '3a')
 
 
-def near_names(name: str, names: Iterable[str]) -> str:
-    """A sentence with the nearest names; with all where none is near."""
-    known: List[str] = sorted(names)
-    near = difflib.get_close_matches(name, known, n=3)
-    return f'Near names: {", ".join(near)}.' if near else f'Known are {", ".join(known)}.'
-
-
 def optimizer(text: str) -> str:
     """An optimizer of timm's, `lookahead_` in front or not, that can be had here."""
     name = text.lower().removeprefix(_LOOKAHEAD)
     # timm's annotation has names with descriptions too.
     known = cast(List[str], list_optimizers())
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=3)
-        raise argparse.ArgumentTypeError(f'timm has no optimizer {text!r}. Near names: {", ".join(near) or "none"}.')
+        raise argparse.ArgumentTypeError(f'timm has no optimizer {text!r}. {near_names(name, known)}')
     try:
         get_optimizer_class(name)
     except (ImportError, AssertionError) as error:

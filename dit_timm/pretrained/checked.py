@@ -4,7 +4,6 @@ timm and the Hub's client compare sizes when they download and nothing when they
 loads without a message. Here the checksum is verified first, and the network is loaded strictly from that file.
 """
 
-import difflib
 import hashlib
 import json
 import os
@@ -25,6 +24,7 @@ from timm.models import get_pretrained_cfg
 from torch import nn
 
 from ..errors import DamagedFileError, InvalidInputError, UnavailableError
+from ..printing import near_names
 from .hub_errors import TransportFailed, remedy
 
 _WEIGHTS, _CONFIG = 'model.safetensors', 'config.json'
@@ -92,9 +92,8 @@ def _from_registry(name: str, sha256: Optional[str], cache_dir: Optional[str], k
         repository, _, revision = cfg.hf_hub_id.partition('@')
         source = _download(repository, revision or None, cfg.hf_hub_filename or _WEIGHTS, sha256, cache_dir)
     else:
-        near = difflib.get_close_matches(name, timm.list_pretrained(), n=3)
         raise NoWeightsError(
-            f'{name} has no pretrained weights in timm\'s registry. Near names: {", ".join(near) or "none"}; '
+            f'{name} has no pretrained weights in timm\'s registry. {near_names(name, timm.list_pretrained())} '
             f'timm.list_pretrained(\'dit_*\') lists all.'
         )
     _compare(source)

@@ -1,6 +1,5 @@
 """The network that the options name."""
 
-import difflib
 import inspect
 import re
 from typing import Any, Dict, Tuple, cast
@@ -17,6 +16,7 @@ from ..errors import DamagedFileError, InvalidInputError, UnavailableError, User
 from ..models.network import Network
 from ..pretrained.hub_errors import remedy
 from ..pretrained.sources import is_source, read_source
+from ..printing import near_names
 from . import variants
 
 _OF_PYTHON = {'self', 'args', 'kwargs'}
@@ -80,15 +80,13 @@ def _found(args: NetworkConfig) -> Tuple[str, bool]:
             raise InvalidInputError(f'{name} is a {source.architecture}, and the network to train a {args.model}.')
         return name, source.cfg.get('fixed_input_size', False)
     if not timm.is_model(name):
-        near = difflib.get_close_matches(name, timm.list_models(), n=3)
-        raise InvalidInputError(f'--model {name} is not known to timm. Near names: {", ".join(near) or "none"}.')
+        raise InvalidInputError(f'--model {name} is not known to timm. {near_names(name, timm.list_models())}')
     try:
         return name, bool(get_pretrained_cfg_value(name, 'fixed_input_size'))
     except RuntimeError as error:
         # timm's word for a tag that the network does not have.
-        near = difflib.get_close_matches(name, timm.list_pretrained(), n=3)
         raise InvalidInputError(
-            f'--model {name}: there are no such weights of it. Near names: {", ".join(near) or "none"}.'
+            f'--model {name}: there are no such weights of it. {near_names(name, timm.list_pretrained())}'
         ) from error
 
 
@@ -102,9 +100,9 @@ def _created(name: str, args: NetworkConfig, pretrained: bool, kwargs: Dict[str,
         with torch.device('meta'):
             own = timm.create_model(name)
         known = {key for kind in type(own).__mro__ for key in inspect.signature(kind.__init__).parameters}
-        near = difflib.get_close_matches(unknown[1], known - _OF_PYTHON, n=3)
         raise InvalidInputError(
-            f'--model-kwargs {unknown[1]}: {args.model} has no such argument. Near names: {", ".join(near) or "none"}.'
+            f'--model-kwargs {unknown[1]}: {args.model} has no such argument. '
+            f'{near_names(unknown[1], known - _OF_PYTHON)}'
         ) from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         reason = remedy(error) or 'They are not in the cache, and the Hub cannot be reached: connect once.'
