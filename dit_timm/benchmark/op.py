@@ -141,9 +141,13 @@ def _truth(x: torch.Tensor, weight: torch.Tensor, grad: torch.Tensor) -> Tuple[t
 
 
 def measure(shape: Shape, args: argparse.Namespace) -> List[Row]:
-    """Time the implementations at a shape; returns a row for each implementation and phase."""
+    """Time the implementations at a shape; returns a row for each implementation, phase and number of `--busy`."""
     facts = {'part': 'op', 'subject': str(shape)}
-    return measure_shape(shape, (OURS, *args.backends, MATERIALISED), OpRun.phases, args, facts, roofline=True)
+    implementations = (OURS, *args.backends, MATERIALISED)
+    return [
+        row for busy in args.busy
+        for row in measure_shape(shape, implementations, OpRun.phases, args, facts, roofline=True, busy=busy)
+    ]
 
 
 def measure_shape(
@@ -153,6 +157,7 @@ def measure_shape(
         args: argparse.Namespace,
         facts: Dict[str, Any],
         roofline: bool = False,
+        busy: int = 0,
 ) -> List[Row]:
     """Time implementations at a shape.
 
@@ -163,6 +168,7 @@ def measure_shape(
         args: Options.
         facts: Columns of every row.
         roofline: Whether the roofline takes part.
+        busy: Processes that keep the CPU busy beside the timing.
 
     Returns:
         A row for each implementation and phase.
@@ -172,8 +178,8 @@ def measure_shape(
     with_memory = tuple(runs) if args.memory else ()
     if roofline:
         runs[ROOFLINE] = Roofline(shape, args.device, dtype)
-    facts = {**facts, **shape._asdict(), 'dtype': args.precision, 'busy': args.busy}
-    results = compare(runs, phases, args.rounds, with_memory, args.busy)
+    facts = {**facts, **shape._asdict(), 'dtype': args.precision, 'busy': busy}
+    results = compare(runs, phases, args.rounds, with_memory, busy)
     return [
         row for phase in phases for row in to_rows(results[phase], args.device, dtype, {**facts, 'phase': phase})
     ]

@@ -1,7 +1,6 @@
 """The command line of scripts/benchmark.py."""
 
 import argparse
-import difflib
 import re
 from pathlib import Path
 from typing import List, Optional
@@ -11,6 +10,7 @@ import timm
 from .. import available_backends
 from ..config.choices import positive_int
 from ..config.parts import default_device
+from ..printing import near_names
 from .checks import dtype_of
 from .scaling import SERIES
 from .shape import Shape
@@ -60,8 +60,9 @@ def parse_args(description: Optional[str], argv: Optional[List[str]] = None) -> 
     )
 
     parser.add_argument(
-        '--busy', type=_count, default=0, metavar='N',
-        help='time beside N processes that keep the CPU busy, as those that load data do; part op',
+        '--busy', type=_count, nargs='+', default=[0], metavar='N',
+        help='time beside N processes that keep the CPU busy, as those that load data do; `0 2`: without and beside '
+             'two; part op',
     )
 
     group = parser.add_argument_group('part model')
@@ -80,7 +81,7 @@ def parse_args(description: Optional[str], argv: Optional[List[str]] = None) -> 
     _split_only(parser, args)
     if args.plot is not None and 'scaling' not in args.part:
         parser.error('--plot draws the part scaling, which --part leaves out.')
-    if args.busy and list(args.part) != ['op']:
+    if any(args.busy) and list(args.part) != ['op']:
         parser.error(f'--busy is for part op alone; got {", ".join(args.part)}. Add --part op.')
     return args
 
@@ -132,10 +133,9 @@ def _split_only(parser: argparse.ArgumentParser, args: argparse.Namespace) -> No
         elif 'dit_' in name and timm.is_model(name):
             args.only_models.append(name)
         else:
-            near = difflib.get_close_matches(name, [*timm.list_models('*dit_*'), *SERIES], n=3)
             parser.error(
                 f'--only {name} is neither a shape PxCxO nor a Dit network nor a series. '
-                f'Near names: {", ".join(near) or "none"}.'
+                f'{near_names(name, [*timm.list_models("*dit_*"), *SERIES])}'
             )
     named = dict(zip(PARTS, (args.only_shapes, args.only_models, args.only_series)))
     args.part = [part for part in args.part if named[part]]

@@ -94,13 +94,13 @@ def test_beside_busy_processes(tmp_path, monkeypatch, started):
         running.append([process.poll() for process in started]), alternate(works, rounds, device),
     )[1])
     csv = tmp_path / 'benchmark.csv'
-    assert benchmark.main([*TINY, '--part', 'op', '--only', '40x6x4', '--busy', '2', '--csv', str(csv)]) == 0
-    rows = rows_of(csv)
-    assert {row['busy'] for row in rows} == {2} and '--busy 2' in rows[0]['command']
+    assert benchmark.main([*TINY, '--part', 'op', '--only', '40x6x4', '--busy', '0', '2', '--csv', str(csv)]) == 0
+    rows = rows_of(csv, busy=2)
+    assert len(rows) == len(rows_of(csv, busy=0)) > 0 and '--busy 0 2' in rows[0]['command']
     ours, other = rows[:2]
     assert ours['speedup'] == pytest.approx(other['median_s'] / ours['median_s'], rel=1e-4)
-    # Two for each phase, that ran while it was timed and no longer.
-    assert running == [[None] * 2, [-signal.SIGKILL] * 2 + [None] * 2]
+    # None at first; then two for each phase, that ran while it was timed and no longer.
+    assert running == [[], [], [None] * 2, [-signal.SIGKILL] * 2 + [None] * 2]
     assert [process.returncode for process in started] == [-signal.SIGKILL] * 4
 
 
