@@ -97,15 +97,18 @@ def write_greys_to():
     """Writes folders of 32x32 images whose classes, `class0`, `class1` ..., are shades of grey with noise."""
     from PIL import Image
 
-    def write(data, **splits):
-        """Maps the name of a split to the number of images of each class; returns `data`, the folder of the splits."""
+    def write(data, step=80, **splits):
+        """Maps the name of a split to the number of images of each class; returns `data`, the folder of the splits.
+
+        `step` is how far the shades of two classes are apart.
+        """
         generator = torch.Generator().manual_seed(0)
         for split, counts in splits.items():
             for label, count in enumerate(counts):
                 folder = data / split / f'class{label}'
                 folder.mkdir(parents=True)
                 for index in range(count):
-                    pixels = 80 * label + torch.randint(0, 40, (32, 32, 3), generator=generator)
+                    pixels = step * label + torch.randint(0, 40, (32, 32, 3), generator=generator)
                     Image.fromarray(pixels.to(torch.uint8).numpy()).save(folder / f'{index}.png')
         return data
 

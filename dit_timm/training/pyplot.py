@@ -2,12 +2,11 @@
 
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use('Agg')
-from matplotlib import pyplot as plt  # noqa: E402 (pyplot takes its backend when it is imported)
+from matplotlib import pyplot as plt
 
 __all__ = ['plt', 'save_figure']
+
+plt.switch_backend('Agg')
 
 
 def save_figure(figure: plt.Figure, target: Path) -> None:

@@ -5,6 +5,7 @@ import os
 import platform
 import tarfile
 from pathlib import Path
+from typing import Callable
 
 import pytest
 import timm
@@ -22,18 +23,9 @@ SMALL = ['--model', 'test_dit_resnet', '--img-size', '32', '--batch-size', '8', 
 
 
 @pytest.fixture
-def image_folder(tmp_path: Path) -> Path:
+def image_folder(write_greys: Callable[..., Path]) -> Path:
     """Six classes, each a shade of grey with noise: `train` with 8 images each, `validation` with 3."""
-    generator = torch.Generator().manual_seed(0)
-    root = tmp_path / 'data'
-    for split, count in (('train', 8), ('validation', 3)):
-        for label in range(6):
-            folder = root / split / f'class{label}'
-            folder.mkdir(parents=True)
-            for index in range(count):
-                pixels = 40 * label + torch.randint(0, 30, (32, 32, 3), generator=generator)
-                Image.fromarray(pixels.to(torch.uint8).numpy()).save(folder / f'{index}.png')
-    return root
+    return write_greys(step=40, train=(8,) * 6, validation=(3,) * 6)
 
 
 def run(image_folder: Path, tmp_path: Path, *options: str) -> Path:
