@@ -25,7 +25,7 @@ from dit_timm.models._base_weights import INIT_SUFFIX
 from dit_timm.printing import counted
 
 from .export import CARD, CONFIG, NOTES, WEIGHTS
-from .run import KEPT, Run, load_model
+from .run import KEPT, FinishedRun, load_model
 
 _TEMPLATE = Path(__file__).with_name('card.md.jinja')
 # The template has it with an empty digest.
@@ -38,7 +38,7 @@ _DEFAULT_NOTES = (
 )
 
 
-def write_card(run: Run, out: Path, repo_id: str, data: str, dataset: Optional[str] = None) -> Path:
+def write_card(run: FinishedRun, out: Path, repo_id: str, data: str, dataset: Optional[str] = None) -> Path:
     """Write the card of an export, in place of one that was made before.
 
     Args:
@@ -126,7 +126,7 @@ def _digest(text: str) -> str:
 
 
 def _card_data(
-        run: Run, config: Dict[str, Any], rows: List[Dict[str, str]], data: str, dataset: Optional[str],
+        run: FinishedRun, config: Dict[str, Any], rows: List[Dict[str, str]], data: str, dataset: Optional[str],
 ) -> ModelCardData:
     base = run.base.hf_hub_id if run.base else None
     results = [
@@ -157,7 +157,7 @@ def _name(config: Dict[str, Any]) -> str:
     return f'{config["architecture"]}.{config["pretrained_cfg"]["tag"]}'
 
 
-def _facts(run: Run, config: Dict[str, Any], repo_id: str, data: str) -> Dict[str, Any]:
+def _facts(run: FinishedRun, config: Dict[str, Any], repo_id: str, data: str) -> Dict[str, Any]:
     model = load_model(run)
     size = input_config(run.options, model)['input_size']
     return {
@@ -190,14 +190,14 @@ def _kind(model: nn.Module) -> str:
     return f'A Dit-CNN, a CNN in which {which} a quadratic term across channels'
 
 
-def _origin(run: Run) -> str:
+def _origin(run: FinishedRun) -> str:
     if run.base is None:
         return 'random'
     # Such a tag is the base network's weights, without a trained term.
     return run.base_name + (', quadratic terms zero' if (run.base.tag or '').endswith(INIT_SUFFIX) else '')
 
 
-def _training(run: Run) -> str:
+def _training(run: FinishedRun) -> str:
     options = run.options
     recipe = f'recipe `{run.recipe}` (sha256 of its options `{run.recipe_sha256}`), ' if run.recipe else ''
     starts: List[str] = list(dict.fromkeys(

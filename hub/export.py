@@ -20,7 +20,7 @@ from dit_timm.pretrained.sources import public_name
 from dit_timm.pretrained.weight_files import digest, weights_bytes
 from dit_timm.training.trained import classes_metadata
 
-from .run import KEPT, Run, check_finite, load_model
+from .run import KEPT, FinishedRun, check_finite, load_model
 
 WEIGHTS, CONFIG, GOLDEN, CARD = 'model.safetensors', 'config.json', 'golden.safetensors', 'README.md'
 # What is written by hand, and becomes part of the card.
@@ -34,7 +34,7 @@ class LicenseError(InvalidInputError):
     """The licence of the weights is missing, or another than they came with."""
 
 
-def export(run: Run, out: Path, tag: str, license: Optional[str] = None, weights: str = KEPT) -> Path:
+def export(run: FinishedRun, out: Path, tag: str, license: Optional[str] = None, weights: str = KEPT) -> Path:
     """Write weights, config, options and golden outputs of a run; the card comes from `card.write_card`.
 
     Args:
@@ -84,7 +84,7 @@ def export(run: Run, out: Path, tag: str, license: Optional[str] = None, weights
     return out
 
 
-def license_of(run: Run, license: Optional[str]) -> str:
+def license_of(run: FinishedRun, license: Optional[str]) -> str:
     """The licence of a run's weights: that of the weights it began with, else the one given.
 
     Raises:
@@ -101,7 +101,7 @@ def license_of(run: Run, license: Optional[str]) -> str:
     return base or license
 
 
-def _config(run: Run, model: nn.Module, config: Dict[str, Any], tag: str, license: str) -> Dict[str, Any]:
+def _config(run: FinishedRun, model: nn.Module, config: Dict[str, Any], tag: str, license: str) -> Dict[str, Any]:
     """config.json in timm's format."""
     if 'data_config' not in inspect.signature(save_for_hf).parameters:
         raise MissingPackageError(

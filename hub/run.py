@@ -29,7 +29,7 @@ _COLUMNS = {
 }
 
 
-class Run(NamedTuple):
+class FinishedRun(NamedTuple):
     """A run that has ended.
 
     Attributes:
@@ -76,7 +76,7 @@ class Run(NamedTuple):
         return sha256_of((self.folder / RECIPE).read_text()) if self.recipe else None
 
 
-def read_run(folder: Path) -> Run:
+def read_run(folder: Path) -> FinishedRun:
     """Read a run's folder.
 
     Raises:
@@ -93,10 +93,11 @@ def read_run(folder: Path) -> Run:
         )
     read_weights(folder / 'model.safetensors')
     rows = {name: _rows(folder / name) for name in _COLUMNS}
-    return Run(folder, options, rows['results.csv'], rows['environment.csv'], classes_of(folder / 'model.safetensors'))
+    classes = classes_of(folder / 'model.safetensors')
+    return FinishedRun(folder, options, rows['results.csv'], rows['environment.csv'], classes)
 
 
-def load_model(run: Run, weights: str = KEPT) -> nn.Module:
+def load_model(run: FinishedRun, weights: str = KEPT) -> nn.Module:
     """Build the network of a run, with its weights.
 
     Args:

@@ -22,7 +22,7 @@ from dit_timm.data.resident import ResidentSplits
 from dit_timm.training.environment import environment
 from dit_timm.training.logs import write_csv
 from dit_timm.training.pool import Job
-from dit_timm.training.processes import Processes
+from dit_timm.training.process_group import ProcessGroup
 
 _RECIPE = Path(__file__).parent / 'recipes' / 'cifar_resnet20.yaml'
 _WARMUP_TURNS = 5
@@ -75,7 +75,7 @@ def _job(args: argparse.Namespace, number: int, resident: ResidentSplits, folder
         '--config', str(args.recipe), '--data-dir', args.data_dir, '--device', args.device, '--seed', str(number),
         '--variant', args.variants[number % len(args.variants)], '--checkpoint-seconds', '1e9',
     ])
-    processes = Processes(args.device)
+    processes = ProcessGroup(args.device)
     run = train.seeded_run(options, processes, resident=resident, show=False)
     return Job(folder.name, run, folder, macs=1.)
 

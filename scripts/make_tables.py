@@ -1,7 +1,8 @@
-"""Write every generated file: docs/models.md, hub/results/README.md, hub/results/benchmarks.md, a block of README.md.
+"""Write every generated file: docs/models.md, pages in hub/results, a block of README.md.
 
 They are made from the registry of models and from the CSVs in hub/results: runs.csv, which record_run.py writes,
-benchmark_*.csv, which benchmark.py writes, and published.csv, which has what others report for the plain networks.
+benchmark_*.csv, which benchmark.py writes, experiments/*.csv, which the experiments write, and published.csv, which has
+what others report for the plain networks.
 """
 
 import argparse
@@ -10,8 +11,9 @@ from pathlib import Path
 from typing import List, Optional
 
 from dit_timm.errors import UserError, message_of
+from dit_timm.experiments.page import experiments_page
 from dit_timm.printing import set_up_printing
-from dit_timm.results.pages import RESULTS, csv_tables, make_pages
+from dit_timm.results.pages import RESULTS, csv_tables, make_pages, pages
 from dit_timm.results.rows import read_rows
 
 ROOT = Path(__file__).parent.parent
@@ -34,7 +36,9 @@ def main(argv: Optional[List[str]] = None) -> int:
             # Only now: all else does without matplotlib.
             from dit_timm.results.plots import draw
             draw(read_rows(ROOT / RESULTS / 'runs.csv'), ROOT / RESULTS)
-        problems = make_pages(ROOT, args.check)
+        experiments = ROOT / RESULTS / 'experiments'
+        contents = {**pages(ROOT), experiments / 'README.md': experiments_page(experiments)}
+        problems = make_pages(ROOT, contents, args.check)
     except (UserError, OSError) as error:
         print(f'error: {message_of(error)}', file=sys.stderr)
         return 1

@@ -3,8 +3,8 @@
 from typing import Dict, Mapping, NamedTuple, Optional, Sequence
 
 from .busy import busy_processes
+from .implementation import Implementation
 from .memory import peaks
-from .runs import Run
 from .timing import Timing, alternate
 
 
@@ -20,7 +20,7 @@ class Result(NamedTuple):
 
 
 def compare(
-        runs: Mapping[str, Run],
+        runs: Mapping[str, Implementation],
         phases: Sequence[str],
         rounds: int,
         with_memory: Sequence[str] = (),

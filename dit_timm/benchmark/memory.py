@@ -23,14 +23,14 @@ from typing import Dict, Iterator, Optional
 
 import torch
 
-from .runs import Run
+from .implementation import Implementation
 
 MIB = 1 << 20
 _CHILD = 'from dit_timm.benchmark.memory import child; child()'
 _CLEAR_REFS = Path('/proc/self/clear_refs')
 
 
-def peaks(run: Run) -> Dict[str, Optional[int]]:
+def peaks(run: Implementation) -> Dict[str, Optional[int]]:
     """Measure every phase of an implementation.
 
     Args:
@@ -61,7 +61,7 @@ def suppress_out_of_memory() -> Iterator[None]:
             raise
 
 
-def _peaks_on_gpu(run: Run) -> Dict[str, Optional[int]]:
+def _peaks_on_gpu(run: Implementation) -> Dict[str, Optional[int]]:
     found = {}
     for phase in run.phases:
         with suppress_out_of_memory():
@@ -78,7 +78,7 @@ def _peaks_on_gpu(run: Run) -> Dict[str, Optional[int]]:
     return found
 
 
-def _peaks_in_child(run: Run) -> Dict[str, Optional[int]]:
+def _peaks_in_child(run: Implementation) -> Dict[str, Optional[int]]:
     # Not multiprocessing: it would import the main script, and with it much that this implementation does not use.
     process = subprocess.run(
         [sys.executable, '-c', _CHILD],
@@ -109,7 +109,7 @@ def child() -> None:
             print(json.dumps({phase: _peak_of_process(run, phase)}), file=results, flush=True)
 
 
-def _peak_of_process(run: Run, phase: str) -> int:
+def _peak_of_process(run: Implementation, phase: str) -> int:
     work = run.build(phase)
     work.warm_up()
     gc.collect()

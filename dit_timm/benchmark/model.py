@@ -16,9 +16,9 @@ from ..models.network import Network
 from .checks import dtype_of, expect_close, full_float32
 from .compare import compare
 from .forms import BASE, MATERIALISED, OURS, materialised_backend
+from .implementation import Work
 from .op import check_backends
 from .results import Row, to_rows
-from .runs import Work
 from .shape import Shape
 
 TITLE = 'networks'
@@ -36,8 +36,8 @@ _CHECKED_IMAGES = 2
 
 
 @dataclass(frozen=True)
-class ModelRun:
-    """A network with random images; see `Run`. The implementation is 'ours', 'materialised' or 'base network'."""
+class ModelImplementation:
+    """A network with random images, as 'ours', 'materialised' or 'base network'; see `Implementation`."""
     implementation: str
     model: str
     batch_size: int
@@ -87,7 +87,7 @@ class ModelRun:
             return network(images)
 
     def build(self, phase: str) -> Work:
-        """See `Run`."""
+        """See `Implementation`."""
         network, images = self.network().train(phase == TRAIN_STEP), self.images()
         targets = torch.arange(self.batch_size, device=self.device) % network.num_classes
         optimizer = torch.optim.SGD(network.parameters(), lr=1e-3)
@@ -123,13 +123,13 @@ def subjects(args: argparse.Namespace) -> Sequence[str]:
     return _MODELS if args.only is None else args.only_models
 
 
-def _runs(model: str, args: argparse.Namespace) -> Dict[str, ModelRun]:
+def _runs(model: str, args: argparse.Namespace) -> Dict[str, ModelImplementation]:
     # timm's annotation has None, for networks that it does not know.
     img_size = args.img_size or cast(Tuple[int, int, int], get_pretrained_cfg_value(model, 'input_size'))[-1]
     on_cpu = torch.device(args.device).type == 'cpu'
     batch_size = args.batch_size or (_CPU_BATCH_SIZE if on_cpu and img_size > _SMALL_IMAGE else _BATCH_SIZE)
     return {
-        implementation: ModelRun(
+        implementation: ModelImplementation(
             implementation, model, batch_size, img_size, args.device, args.amp, args.channels_last, args.torchcompile,
         )
         for implementation in (OURS, BASE, MATERIALISED)
@@ -160,7 +160,7 @@ def check(model: str, args: argparse.Namespace) -> None:
 
 
 @torch.no_grad()
-def _outputs(run: ModelRun) -> Tuple[torch.Tensor, List[Tuple[Shape, torch.Tensor]]]:
+def _outputs(run: ModelImplementation) -> Tuple[torch.Tensor, List[Tuple[Shape, torch.Tensor]]]:
     """The logits, and shape and output of every quadratic term."""
     network = run.network().eval()
     terms: List[Tuple[Shape, torch.Tensor]] = []
@@ -177,7 +177,7 @@ def _outputs(run: ModelRun) -> Tuple[torch.Tensor, List[Tuple[Shape, torch.Tenso
 def measure(model: str, args: argparse.Namespace) -> List[Row]:
     """Time the network and those that it is compared with; returns a row for each implementation and phase."""
     runs = _runs(model, args)
-    results = compare(runs, ModelRun.phases, args.rounds, tuple(runs) if args.memory else ())
+    results = compare(runs, ModelImplementation.phases, args.rounds, tuple(runs) if args.memory else ())
     settings = [name for name in ('channels_last', 'torchcompile') if getattr(args, name)]
     facts = {
         'part': 'model',

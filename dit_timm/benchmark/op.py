@@ -10,9 +10,9 @@ import torch
 from .checks import TOLERANCES, dtype_of, expect_close
 from .compare import compare
 from .forms import MATERIALISED, OURS, ROOFLINE, form, materialised
+from .implementation import Implementation, Work
 from .results import Row, to_rows
 from .roofline import Roofline
-from .runs import Run, Work
 from .shape import FORWARD, FORWARD_BACKWARD, Shape
 
 TITLE = 'the quadratic form'
@@ -32,8 +32,8 @@ _TRUTH_PRODUCTS = 1 << 24
 
 
 @dataclass(frozen=True)
-class OpRun:
-    """One way to compute the quadratic form, at one shape; see `Run`."""
+class OpImplementation:
+    """One way to compute the quadratic form, at one shape; see `Implementation`."""
     implementation: str
     shape: Shape
     device: str
@@ -41,7 +41,7 @@ class OpRun:
     phases: ClassVar[Tuple[str, ...]] = (FORWARD, FORWARD_BACKWARD)
 
     def build(self, phase: str) -> Work:
-        """See `Run`."""
+        """See `Implementation`."""
         compute = form(self.implementation)
         x, weight, grad = inputs(self.shape, self.device, self.dtype)
         first = x[:1].detach().requires_grad_()
@@ -146,7 +146,7 @@ def measure(shape: Shape, args: argparse.Namespace) -> List[Row]:
     implementations = (OURS, *args.backends, MATERIALISED)
     return [
         row for busy in args.busy
-        for row in measure_shape(shape, implementations, OpRun.phases, args, facts, roofline=True, busy=busy)
+        for row in measure_shape(shape, implementations, OpImplementation.phases, args, facts, roofline=True, busy=busy)
     ]
 
 
@@ -174,7 +174,9 @@ def measure_shape(
         A row for each implementation and phase.
     """
     dtype = dtype_of(args.precision)
-    runs: Dict[str, Run] = {name: OpRun(name, shape, args.device, dtype) for name in implementations}
+    runs: Dict[str, Implementation] = {
+        name: OpImplementation(name, shape, args.device, dtype) for name in implementations
+    }
     with_memory = tuple(runs) if args.memory else ()
     if roofline:
         runs[ROOFLINE] = Roofline(shape, args.device, dtype)

@@ -7,7 +7,7 @@ from typing import ClassVar, Tuple
 import torch
 
 from ..ops.precision import accumulation_dtype
-from .runs import Work
+from .implementation import Work
 from .shape import FORWARD, FORWARD_BACKWARD, Shape
 from .timing import seconds_of
 
@@ -33,7 +33,7 @@ class Roofline:
     phases: ClassVar[Tuple[str, ...]] = (FORWARD, FORWARD_BACKWARD)
 
     def build(self, phase: str) -> Work:
-        """See `Run`."""
+        """See `Implementation`."""
         works = [self._build(phase, dtype) for dtype in {self.dtype, accumulation_dtype(self.dtype)}]
         for work in works:
             work.warm_up()

@@ -9,8 +9,8 @@ from typing import Dict, Iterator, List, Mapping, NamedTuple
 
 import torch
 
+from .implementation import Work
 from .memory import suppress_out_of_memory
-from .runs import Work
 
 # A short call is repeated until the clock and the synchronisation around it do not matter.
 _SHORTEST_SECONDS = 0.02

@@ -35,7 +35,7 @@ from ..training.checkpoint import list_checkpoints
 from ..training.interrupt import Interrupt
 from ..training.logs import read_csv
 from ..training.pool import RUN_ERRORS, Job, Pool, Waiting
-from ..training.processes import Processes
+from ..training.process_group import ProcessGroup
 from ..training.resume import restore
 from ..training.run import describe, open_data
 from ..training.sweep import Sweep, SweepRun, read_sweep
@@ -90,7 +90,7 @@ class Runs:
     def __init__(self, args: SweepConfig, sweep: Sweep) -> None:
         self.args, self.sweep = args, sweep
         self.options = {run.name: self._options(run) for run in sweep.runs}
-        self.processes = Processes(args.device)
+        self.processes = ProcessGroup(args.device)
         any_options = next(iter(self.options.values()))
         self.resident = ResidentSplits(args.device, any_options.data_cache)
         self._noted: Set[str] = set()

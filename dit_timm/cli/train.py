@@ -30,7 +30,7 @@ from ..training.checkpoint import list_checkpoints
 from ..training.engine import summary_line
 from ..training.fit import fit
 from ..training.interrupt import Interrupted
-from ..training.processes import Processes
+from ..training.process_group import ProcessGroup
 from ..training.resume import restore
 from ..training.run import Run, create_run, describe
 
@@ -40,7 +40,7 @@ def parse_args(argv: Optional[List[str]] = None) -> TrainingConfig:
     return parse_training(argv, __doc__)
 
 
-def _open_folder(args: TrainingConfig, processes: Processes) -> Path:
+def _open_folder(args: TrainingConfig, processes: ProcessGroup) -> Path:
     """The folder of the run, made new unless the run resumes; the same for all processes."""
     if args.resume is not None:
         return Path(args.resume)
@@ -64,7 +64,7 @@ def _options_text(args: TrainingConfig) -> str:
     return yaml.safe_dump({key: value for key, value in options.items() if key not in ('resume', 'dry_run')})
 
 
-def seeded_run(args: TrainingConfig, processes: Processes, **kwargs: Any) -> Run:
+def seeded_run(args: TrainingConfig, processes: ProcessGroup, **kwargs: Any) -> Run:
     """Build all that a run is made of, with the random numbers of its seed; see `create_run`."""
     random_seed(args.seed)
     if args.resume is not None and list_checkpoints(Path(args.resume)):
@@ -73,7 +73,7 @@ def seeded_run(args: TrainingConfig, processes: Processes, **kwargs: Any) -> Run
     return create_run(args, processes, **kwargs)
 
 
-def train(args: TrainingConfig, processes: Processes) -> Optional[Dict[str, Any]]:
+def train(args: TrainingConfig, processes: ProcessGroup) -> Optional[Dict[str, Any]]:
     """Train as the options say; returns the results, or None after a dry run."""
     # A dry run fetches no weights.
     run = seeded_run(replace(args, pretrained=False) if args.dry_run else args, processes)
@@ -115,7 +115,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
     processes = None
     try:
-        processes = Processes(args.device)
+        processes = ProcessGroup(args.device)
         args.device = str(processes.device)
         if processes.is_primary:
             setup_default_logging()

@@ -16,7 +16,7 @@ _EXPECTED = {int: 'a whole number', float: 'a number', str: 'text', Path: 'a pat
 
 
 @dataclasses.dataclass(frozen=True)
-class Facts:
+class OptionInfo:
     """What is known of an option beside its name, type and default.
 
     Attributes:
@@ -61,17 +61,17 @@ def option(default: Any = dataclasses.MISSING, help: Optional[str] = None, **fac
     Args:
         default: Its default, or what is called for it; a list or dict is copied for each instance. Without one the
             option must be named.
-        help: See `Facts`.
-        **facts: See `Facts`.
+        help: See `OptionInfo`.
+        **facts: See `OptionInfo`.
     """
-    metadata = {'facts': Facts(help, **facts)}
+    metadata = {'facts': OptionInfo(help, **facts)}
     if isinstance(default, (list, dict)) or callable(default):
         factory = default if callable(default) else default.copy
         return dataclasses.field(default_factory=factory, metadata=metadata)
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def facts_of(config: type) -> Dict[str, Facts]:
+def facts_of(config: type) -> Dict[str, OptionInfo]:
     """The facts of all options of a dataclass, by name."""
     return {field.name: field.metadata['facts'] for field in dataclasses.fields(config)}
 

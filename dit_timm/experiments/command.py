@@ -57,7 +57,10 @@ def main(experiment: ModuleType, argv: Optional[List[str]] = None) -> int:
         **{key: facts[key] for key in ('date', 'device', 'torch')},
     )
     args.out.mkdir(parents=True, exist_ok=True)
-    rows.to_csv(args.out / f'{name}.csv', index=False, float_format='%.6g')
+    path = args.out / f'{name}.csv'
+    rows.to_csv(path, index=False, float_format='%.6g')
+    # What the file says, to all its digits.
+    rows = pd.read_csv(path)
     print(experiment.report(rows))
     experiment.plot(rows, args.out)
     return 0

@@ -14,6 +14,7 @@ import pandas as pd
 
 from ..analysis.interactions import class_losses, interactions
 from ..analysis.statistics import summary
+from ..results.markdown import markdown_frame
 from ..training.engine import classified
 from ..training.pyplot import plt, save_figure
 from ..training.trained import read_classes
@@ -55,10 +56,10 @@ def report(rows: pd.DataFrame) -> str:
     lost = classes.groupby('name')['lost'].agg(lambda values: summary(values).interval())
     of_all = by_run['agreement']
     return (
-        f'{by_run.to_string()}\n'
+        f'{markdown_frame(by_run.round(3))}\n\n'
         'Correlation of |A| with the absolute correlation of the channels (95 % intervals): over the runs '
         f'{summary(of_all).interval()}, over all outputs {summary(outputs["agreement"]).interval()}.\n'
-        f'Top-1 lost without the term, points:\n{lost.to_string()}'
+        f'Top-1 lost without the term, points:\n\n{markdown_frame(lost.to_frame())}'
     )
 
 

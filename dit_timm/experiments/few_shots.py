@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 
 from ..analysis.statistics import summary
 from ..layers import QuadraticLinear
+from ..results.markdown import markdown_frame
 from ..training.pyplot import plt, save_figure
 from .fitting import Data, error_rate, tune
 from .images import data_folder, mnist, small_digits
@@ -117,12 +118,12 @@ def report(rows: pd.DataFrame) -> str:
     for inputs, group in rows.groupby('inputs'):
         top1 = group.pivot(index=['shots', 'seed'], columns='classifier', values='top1')[list(CLASSIFIERS)]
         by_shots = top1.groupby('shots')
-        parts.append(f'{inputs}: top-1 on the test (%), mean ± deviation over the seeds, by images a class')
-        parts.append(by_shots.agg(lambda values: str(summary(values))).to_string())
-        parts.append(f'{inputs}: against linear neurons, points, 95 % interval')
+        parts.append(f'### {inputs}: top-1 on the test (%), mean ± deviation over the seeds, by images a class')
+        parts.append(markdown_frame(by_shots.agg(lambda values: str(summary(values)))))
+        parts.append(f'### {inputs}: against linear neurons, points, 95 % interval')
         differences = top1.sub(top1[LINEAR], axis=0)[list(CLASSIFIERS[1:])]
-        parts.append(differences.groupby('shots').agg(lambda values: summary(values).interval()).to_string())
-    return '\n'.join(parts)
+        parts.append(markdown_frame(differences.groupby('shots').agg(lambda values: summary(values).interval())))
+    return '\n\n'.join(parts)
 
 
 def plot(rows: pd.DataFrame, folder: Path) -> None:

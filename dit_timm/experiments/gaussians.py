@@ -2,27 +2,27 @@
 
 The log odds of two Gaussian classes are a quadratic form of the input, whose A is half the difference of the inverse
 covariances: a quadratic neuron can be the Bayes rule, and where the covariances are equal so can a linear one. Compared
-are both, a two-layer network with at least as many parameters as the quadratic neuron, and scikit-learn's linear and
-quadratic discriminants, which know that the classes are Gaussian. What keeps each from overfitting (weight decay,
+are both, a two-layer network with at least as many parameters as the quadratic neuron, and linear and quadratic
+discriminant analysis, which know that the classes are Gaussian. What keeps each from overfitting (weight decay,
 shrinkage) is chosen among as many values, on a fifth of the samples.
 """
 
 import math
 from argparse import Namespace
 from pathlib import Path
-from typing import Dict, Iterator, List, NamedTuple, Tuple
+from typing import Callable, Dict, Iterator, List, NamedTuple, Tuple
 
 import pandas as pd
 import torch
-from sklearn.base import ClassifierMixin
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis, QuadraticDiscriminantAnalysis
-from sklearn.metrics import log_loss
+from sklearn.covariance import shrunk_covariance
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from torch import nn
 
 from ..analysis.statistics import summary
 from ..layers import QuadraticLinear
+from ..results.markdown import markdown_frame
 from ..training.pyplot import plt, save_figure
-from .fitting import Data, error_rate, tune
+from .fitting import Data, cross_entropy, error_rate, tune
 
 DIMENSIONS = (2, 10, 50)
 SAMPLES = (10, 30, 100, 300, 1000, 3000, 10000)
@@ -31,6 +31,9 @@ QUADRATIC, LINEAR, MLP, LDA, QDA, BAYES = 'quadratic neuron', 'linear neuron', '
 NEURONS = (QUADRATIC, LINEAR, MLP)
 CLASSIFIERS = (*NEURONS, LDA, QDA, BAYES)
 WEIGHT_DECAYS = (1e-4, 1e-3, 1e-2, 1e-1, 1.)
+SHRINKAGES = (1e-2, 1e-1, 0.3, 0.6, 0.9)
+# As many as a curve around one class needs, and more where a quadratic neuron has more parameters.
+_MIN_HIDDEN = 32
 _TEST_SAMPLES = 20_000
 # Points of error above the Bayes rule.
 _NEAR = 2.
@@ -59,6 +62,23 @@ class Classes(NamedTuple):
         means = torch.stack([-direction, direction]) / (2 * direction.norm())
         drawn = [_covariance(dimension, generator) for _ in range(2)]
         return cls(means, torch.stack([drawn[0], drawn[0] if covariances == EQUAL else drawn[1]]))
+
+    @classmethod
+    def estimate(cls, data: Data, shrinkage: float) -> 'Classes':
+        """The classes that samples come from, as quadratic discriminant analysis takes them.
+
+        scikit-learn's class for it refuses fewer samples than dimensions, or warns, from release to release.
+
+        Args:
+            data: The samples.
+            shrinkage: The share of a multiple of the identity in the covariances.
+        """
+        of_class = [data.x[data.y == label] for label in range(2)]
+        covariances = [
+            torch.from_numpy(shrunk_covariance(x.mT.cov(correction=0).reshape(2 * x.shape[1:]).numpy(), shrinkage))
+            for x in of_class
+        ]
+        return cls(torch.stack([x.mean(0) for x in of_class]), torch.stack(covariances))
 
     def sample(self, count: int, generator: torch.Generator) -> Data:
         """Draw samples, half of each class, in a random order."""
@@ -94,7 +114,7 @@ def create(name: str, dimension: int) -> nn.Module:
     if name == LINEAR:
         return nn.Linear(dimension, 1, dtype=torch.float64)
     quadratic = sum(parameter.numel() for parameter in create(QUADRATIC, dimension).parameters())
-    hidden = math.ceil((quadratic - 1) / (dimension + 2))
+    hidden = max(_MIN_HIDDEN, math.ceil((quadratic - 1) / (dimension + 2)))
     return nn.Sequential(
         nn.Linear(dimension, hidden, dtype=torch.float64), nn.Tanh(), nn.Linear(hidden, 1, dtype=torch.float64),
     )
@@ -128,39 +148,26 @@ def run(dimension: int, covariances: str, samples: int, seed: int) -> Iterator[D
                 angle(model.form()[0].detach(), classes.form()) if isinstance(model, QuadraticLinear) else math.nan
             ),
         }
-    for name in (LDA, QDA):
-        discriminant = _discriminant(name, train, chooses)
-        form = _form_of(discriminant) if name == QDA else None
-        yield {
-            **facts, 'classifier': name, 'error': _error_rate(discriminant, test),
-            'angle': math.nan if form is None else angle(form, classes.form()),
-        }
+
+    def loss(log_odds: Callable[[torch.Tensor], torch.Tensor]) -> float:
+        return cross_entropy(log_odds(chooses.x), chooses.y).item()
+
+    linear = min((_linear_discriminant(train, shrinkage) for shrinkage in SHRINKAGES), key=loss)
+    yield {**facts, 'classifier': LDA, 'error': error_rate(linear, test)}
+    estimated = min(
+        (Classes.estimate(train, shrinkage) for shrinkage in SHRINKAGES), key=lambda each: loss(each.log_odds),
+    )
+    yield {
+        **facts, 'classifier': QDA, 'error': error_rate(estimated.log_odds, test),
+        'angle': angle(estimated.form(), classes.form()),
+    }
     yield {**facts, 'classifier': BAYES, 'error': error_rate(classes.log_odds, test)}
 
 
-def _discriminant(name: str, train: Data, held_out: Data) -> ClassifierMixin:
-    """Fit a discriminant with each of the shrinkages, which are as many as the weight decays, and keep the best."""
-    fitted = [
-        (
-            LinearDiscriminantAnalysis(solver='lsqr', shrinkage=shrinkage) if name == LDA
-            else QuadraticDiscriminantAnalysis(reg_param=shrinkage, store_covariance=True)
-        ).fit(train.x.numpy(), train.y.numpy())
-        for shrinkage in WEIGHT_DECAYS
-    ]
-    return min(fitted, key=lambda each: log_loss(held_out.y, each.predict_proba(held_out.x.numpy()), labels=[0, 1]))
-
-
-def _error_rate(discriminant: ClassifierMixin, data: Data) -> float:
-    return 100 * (discriminant.predict(data.x.numpy()) != data.y.numpy()).mean()
-
-
-def _form_of(discriminant: QuadraticDiscriminantAnalysis) -> torch.Tensor:
-    share = discriminant.reg_param
-    first, second = (
-        torch.linalg.inv((1 - share) * torch.from_numpy(covariance) + share * torch.eye(len(covariance)))
-        for covariance in discriminant.covariance_
-    )
-    return (first - second) / 2
+def _linear_discriminant(data: Data, shrinkage: float) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Log odds of class 1, of linear discriminant analysis."""
+    fitted = LinearDiscriminantAnalysis(solver='lsqr', shrinkage=shrinkage).fit(data.x.numpy(), data.y.numpy())
+    return lambda x: torch.from_numpy(fitted.decision_function(x.numpy()))[:, None]
 
 
 def tasks(args: Namespace) -> List[Tuple[int, str, int, int]]:
@@ -180,8 +187,8 @@ def report(rows: pd.DataFrame) -> str:
     parts = []
     for (covariances, dimension), group in excess.groupby(['covariances', 'dimension']):
         cells = group.groupby(['samples', 'classifier'])['excess'].agg(lambda values: str(summary(values)))
-        parts.append(f'{covariances} covariances, {dimension} dimensions: error above the Bayes rule, points')
-        parts.append(cells.unstack()[[name for name in CLASSIFIERS if name != BAYES]].to_string())
+        parts.append(f'### {covariances.capitalize()} covariances, {dimension} dimensions: points above the Bayes rule')
+        parts.append(markdown_frame(cells.unstack()[[name for name in CLASSIFIERS if name != BAYES]]))
         needed = group.groupby(['classifier', 'samples'])['excess'].mean().loc[lambda mean: mean < _NEAR]
         first = needed.reset_index().groupby('classifier')['samples'].min()
         said = ', '.join(f'{name} {first[name]:,}' if name in first else f'{name} more' for name in CLASSIFIERS[:-1])
@@ -192,7 +199,7 @@ def report(rows: pd.DataFrame) -> str:
             parts.append('Angle between A and that of the log odds, degrees, at most samples: ' + ', '.join(
                 f'{name} {summary(values)}' for name, values in angles if values.notna().all()
             ) + '.')
-    return '\n'.join(parts)
+    return '\n\n'.join(parts)
 
 
 def _excess(rows: pd.DataFrame) -> pd.DataFrame:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 
 from ..analysis.statistics import summary
 from ..layers import QuadraticLinear
+from ..results.markdown import markdown_frame
 from ..training.pyplot import plt, save_figure
 from .fitting import Data, error_rate
 from .images import mnist, small_digits
@@ -93,7 +94,7 @@ def report(rows: pd.DataFrame) -> str:
         'top-1 (%)': rows.drop_duplicates(['seed', 'kept']).groupby('kept')['top1'].agg(lambda v: str(summary(v))),
         'share of the variance (%)': by_kept['variance_share'].agg(lambda v: str(summary(100 * v))),
     })
-    return f'Ten quadratic neurons with only the largest eigenvectors of each kept\n{table.to_string()}'
+    return f'Ten quadratic neurons with only the largest eigenvectors of each kept:\n\n{markdown_frame(table)}'
 
 
 def plot(rows: pd.DataFrame, folder: Path) -> None:
@@ -107,6 +108,8 @@ def plot(rows: pd.DataFrame, folder: Path) -> None:
         for row, sign in enumerate([1] * _PICTURES + [-1] * _PICTURES):
             chosen = (values[digit] * sign).argsort(descending=True)[row % _PICTURES]
             picture = vectors[digit, chosen].reshape(side, side)
+            # An eigenvector and its negative are one: the strongest pixel is positive in all pictures.
+            picture = picture * picture.flatten()[picture.abs().argmax()].sign()
             axis, limit = axes[row, digit], picture.abs().max()
             axis.imshow(picture, cmap='coolwarm', vmin=-limit, vmax=limit)
             axis.set(xticks=[], yticks=[])

@@ -19,11 +19,12 @@ from torchvision.transforms import Compose
 from ..analysis.ablation import quadratic_terms, remove_quadratic
 from ..analysis.corruptions import CORRUPTIONS, STRENGTHS, corrupt
 from ..analysis.statistics import paired, summary
+from ..results.markdown import markdown_frame
 from ..training.engine import evaluate
 from ..training.pyplot import plt, save_figure
 from .networks import add_options as add_options, commands, image_limit, open_network
 
-CLEAN = 'clean'
+CLEAN, ALL = 'clean', 'all corruptions'
 PLAIN, DIT, REMOVED = 'plain', 'Dit', 'Dit, A = 0'
 
 
@@ -63,13 +64,16 @@ def _corruption(kind: str, strength: int) -> Callable[[Image.Image], Image.Image
 def report(rows: pd.DataFrame) -> str:
     """Top-1 by corruption and strength, and what the term changes against the plain networks of the same seeds."""
     keys = ['corruption', 'strength']
+    corrupted = rows[rows['corruption'] != CLEAN]
+    mean = corrupted.groupby(['run', 'seed', 'network'], as_index=False)['top1'].mean()
+    rows = pd.concat([rows, mean.assign(corruption=ALL, strength='mean')])
     table = rows.groupby([*keys, 'network'])['top1'].agg(lambda values: str(summary(values))).unstack()
     if PLAIN in table:
         for key, group in rows.groupby(keys):
             by_seed = {name: part.set_index('seed')['top1'].to_dict() for name, part in group.groupby('network')}
             difference = paired(by_seed[DIT], by_seed[PLAIN])
             table.loc[key, 'Dit less plain, 95 % interval'] = difference.interval() if difference else ''
-    return f'Top-1 (%), mean ± deviation over the runs\n{table.to_string()}'
+    return f'Top-1 (%), mean ± deviation over the runs:\n\n{markdown_frame(table)}'
 
 
 def plot(rows: pd.DataFrame, folder: Path) -> None:

@@ -1,7 +1,7 @@
 """Every generated file of a checkout: written, or compared with what is there."""
 
 from pathlib import Path
-from typing import Dict, List
+from typing import Dict, List, Mapping
 
 from ..benchmark.results import read_rows as read_benchmark
 from ..errors import InvalidInputError
@@ -34,18 +34,19 @@ def pages(root: Path) -> Dict[Path, str]:
     }
 
 
-def make_pages(root: Path, check: bool = False) -> List[str]:
-    """Write the generated files, or compare them with what is there; raises as `pages` does.
+def make_pages(root: Path, contents: Mapping[Path, str], check: bool = False) -> List[str]:
+    """Write generated files, or compare them with what is there.
 
     Args:
         root: The checkout.
+        contents: What each must hold; see `pages`.
         check: Write nothing.
 
     Returns:
         What is out of date, and which of the pictures that the pages show are missing.
     """
     found = []
-    for path, content in pages(root).items():
+    for path, content in contents.items():
         if not check:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_file(path, content.encode())

@@ -21,7 +21,7 @@ from .captured import create_steps, why_uncaptured
 from .logs import Logs
 from .model import build_model, check_model
 from .optim import freeze_all_but, is_quadratic
-from .processes import Processes
+from .process_group import ProcessGroup
 from .steps import Steps
 
 # Share of the images from which it is worth saying that they are left out.
@@ -108,7 +108,7 @@ class Run:
         saved_at: When its last checkpoint was written, by the monotonic clock.
     """
     args: TrainingConfig
-    processes: Processes
+    processes: ProcessGroup
     show: bool
     data: Data
     model: nn.Module
@@ -133,7 +133,7 @@ class Run:
 
 
 def create_run(
-        args: TrainingConfig, processes: Processes, resident: Optional[ResidentSplits] = None, show: bool = True,
+        args: TrainingConfig, processes: ProcessGroup, resident: Optional[ResidentSplits] = None, show: bool = True,
 ) -> Run:
     """Build all that a run is made of.
 

@@ -21,10 +21,10 @@ from dit_timm.benchmark import __main__ as benchmark, busy, forms, memory, scali
 from dit_timm.benchmark.cells import significant
 from dit_timm.benchmark.checks import CheckFailedError, expect_close
 from dit_timm.benchmark.compare import compare
+from dit_timm.benchmark.implementation import Work
 from dit_timm.benchmark.options import parse_args
 from dit_timm.benchmark.results import read_rows, to_rows, write_rows
 from dit_timm.benchmark.roofline import Roofline
-from dit_timm.benchmark.runs import Work
 from dit_timm.benchmark.shape import FORWARD, FORWARD_BACKWARD, Shape
 from dit_timm.benchmark.timing import alternate
 from dit_timm.ops import backends, register_backend

@@ -7,13 +7,14 @@ import pandas as pd
 import pytest
 import torch
 from PIL import Image
+from sklearn.discriminant_analysis import QuadraticDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from dit_timm import QuadraticLinear
 from dit_timm.analysis.corruptions import CORRUPTIONS, corrupt
 from dit_timm.cli import train, validate
-from dit_timm.experiments import command, dendrites, few_shots, gaussians, neuron, robustness
+from dit_timm.experiments import command, dendrites, few_shots, gaussians, neuron, page, robustness
 from dit_timm.experiments.fitting import Data, error_rate, fit, tune
 
 
@@ -66,6 +67,25 @@ def test_the_form_of_two_gaussians_is_the_curvature_of_their_log_odds(covariance
         torch.testing.assert_close(x.mT.cov(), classes.covariances[label], rtol=0, atol=0.12)
 
 
+def test_estimated_classes_are_quadratic_discriminant_analysis():
+    generator = torch.Generator().manual_seed(3)
+    data = gaussians.Classes.draw(3, gaussians.UNEQUAL, generator).sample(200, generator)
+    expected = QuadraticDiscriminantAnalysis(store_covariance=True).fit(data.x, data.y)
+    estimated = gaussians.Classes.estimate(data, 0)
+    for label in range(2):
+        covariance = np.cov(data.x[data.y == label].T, ddof=0)
+        np.testing.assert_allclose(estimated.covariances[label], covariance, rtol=1e-6)
+    # Some of its releases divide by one less than the samples.
+    estimated = estimated._replace(covariances=torch.tensor(np.stack(expected.covariance_)))
+    np.testing.assert_allclose(estimated.log_odds(data.x)[:, 0], expected.decision_function(data.x), rtol=1e-6)
+
+
+def test_classes_are_estimated_from_fewer_samples_than_dimensions():
+    rows = list(gaussians.run(20, gaussians.UNEQUAL, 10, 0))
+    assert [row['classifier'] for row in rows] == list(gaussians.CLASSIFIERS)
+    assert all(0 <= row['error'] < 60 for row in rows)
+
+
 def test_angle():
     a = torch.tensor([[1., 0], [0, 0]])
     assert gaussians.angle(a, 3 * a) == pytest.approx(0, abs=1e-3) and gaussians.angle(a, -a) == pytest.approx(180)
@@ -79,7 +99,7 @@ def test_the_network_of_two_layers_has_as_many_parameters():
             sum(parameter.numel() for parameter in gaussians.create(name, dimension).parameters())
             for name in (gaussians.QUADRATIC, gaussians.MLP)
         ]
-        assert sizes[0] <= sizes[1] < sizes[0] + dimension + 2
+        assert sizes[0] <= sizes[1] < max(sizes[0], gaussians._MIN_HIDDEN * (dimension + 2)) + dimension + 2
 
 
 def test_a_quadratic_neuron_nears_the_bayes_rule(run_quick):
@@ -91,6 +111,22 @@ def test_a_quadratic_neuron_nears_the_bayes_rule(run_quick):
     angles = rows[rows['classifier'] == gaussians.QUADRATIC].groupby('samples')['angle'].mean()
     assert angles[300] < angles[30] < 90
     assert 'Samples until it is less than 2 points above: quadratic neuron 300, linear neuron more' in printed
+
+
+def test_the_page_says_what_the_csvs_say(run_quick, tmp_path):
+    rows, printed = run_quick(gaussians)
+    text = page.experiments_page(tmp_path / 'out')
+    assert [line for line in text.splitlines() if line.startswith('## ')] == [
+        '## One neuron, two Gaussian classes: does a quadratic neuron become the Bayes rule, and how many samples does '
+        'it take?',
+    ]
+    assert printed.strip() in text and f'`{rows["command"][0]}`' in text
+    assert '![gaussians](gaussians.png)' in text and '![gaussians_boundaries](gaussians_boundaries.png)' in text
+    # A cell, from the rows.
+    errors = rows[rows['samples'] == 300].pivot(index='seed', columns='classifier', values='error')
+    excess = errors[gaussians.LINEAR] - errors[gaussians.BAYES]
+    line, = (line for line in text.splitlines() if line.startswith('| 300 |'))
+    assert line.split(' | ')[2] == f'{excess.mean():.2f} ± {excess.std():.2f}'
 
 
 def test_few_shots(run_quick):

@@ -285,7 +285,10 @@ def test_what_is_out_of_date_is_an_error(results, capsys):
     root = results.parent.parent
     assert make_tables.main(['--check']) == 1
     printed = capsys.readouterr().err.splitlines()
-    files = 'docs/models.md', 'hub/results/README.md', 'hub/results/benchmarks.md', 'README.md'
+    files = (
+        'docs/models.md', 'hub/results/README.md', 'hub/results/benchmarks.md', 'README.md',
+        'hub/results/experiments/README.md',
+    )
     assert printed == [
         *(f'error: {name} is out of date: run python scripts/make_tables.py' for name in files),
         'error: hub/results/greys_test_tiny_dit_resnet20.png is missing: run python scripts/make_tables.py --plots',

@@ -16,7 +16,7 @@ class Work(NamedTuple):
     scale: float = 1.
 
 
-class Run(Protocol):
+class Implementation(Protocol):
     """An implementation at one size. It can be pickled; `build` makes what cannot.
 
     Attributes:

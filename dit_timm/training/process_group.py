@@ -10,7 +10,7 @@ from torch import nn
 from ..errors import InvalidInputError
 
 
-class Processes:
+class ProcessGroup:
     """Which process this is, and what they do together.
 
     Args:
