@@ -21,7 +21,7 @@ from .fitting import Data, error_rate
 from .images import mnist, small_digits
 
 KEPT = (0, 1, 2, 5, 10, 20, 50)
-_EPOCHS, _BATCH_SIZE, _LEARNING_RATE, _WEIGHT_DECAY = 5, 128, 1e-3, 1e-2
+_EPOCHS, _BATCH_SIZE, _LEARNING_RATE, _WEIGHT_DECAY = 5, 256, 2e-3, 1e-2
 _PICTURES = 3
 
 
