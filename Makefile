@@ -49,6 +49,7 @@ benchmark-gpu: $(VENV)/installed
 	$(NETWORKS) --torchcompile --rounds 10 --csv $(RESULTS)_model_compiled.csv
 	$(BENCHMARK) --part scaling --dtype bfloat16 --rounds 10 --csv $(RESULTS)_scaling.csv --plot $(RESULTS)_scaling.png
 	$(BENCHMARK) --part op --tf32 --rounds 10 --csv $(RESULTS)_op_tf32.csv
+	$(BENCHMARK) --part op --dtype float16 --rounds 10 --csv $(RESULTS)_op_float16.csv
 	$(NETWORKS) --only dit_convnext_tiny --batch-size 256 --rounds 10 --csv $(RESULTS)_model_256.csv
 
 # Made again when the dependencies or the compiled kernels change.
