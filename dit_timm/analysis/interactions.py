@@ -30,12 +30,18 @@ class Interactions(NamedTuple):
         name: Of the module.
         form: The symmetric A of each output, (O, C, C).
         correlation: Of the channels over all positions of all images, (C, C).
+        deviation: Of each channel, (C,).
         patches: The places that drive each output's leading eigenvector most, the strongest first.
     """
     name: str
     form: torch.Tensor
     correlation: torch.Tensor
+    deviation: torch.Tensor
     patches: List[List[Patch]]
+
+    def standardised(self) -> 'Interactions':
+        """The same term of channels that are measured in their deviations: A[o, i, j] times those of i and j."""
+        return self._replace(form=self.form * torch.outer(self.deviation, self.deviation))
 
     @property
     def eigenvalues(self) -> torch.Tensor:
@@ -158,7 +164,7 @@ class _Observer:
         mean = self.total / self.count
         covariance = self.products / self.count - torch.outer(mean, mean)
         scale = covariance.diagonal().clamp_min(1e-30).sqrt()
-        return Interactions(name, self.form, covariance / torch.outer(scale, scale), self.patches)
+        return Interactions(name, self.form, covariance / torch.outer(scale, scale), scale, self.patches)
 
 
 def class_losses(correct: torch.Tensor, without: torch.Tensor, targets: torch.Tensor, names: List[str]) -> List[Dict]:

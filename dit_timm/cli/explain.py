@@ -81,7 +81,7 @@ def _of_classes(losses: List[Dict], full: torch.Tensor, without: torch.Tensor) -
 
 def _of_term(term: Interactions, out: Path, name: str, scale: Tuple[torch.Tensor, torch.Tensor]) -> str:
     """The section of a term; writes its figures and CSVs."""
-    agreement, rank = term.agreement(), term.effective_rank
+    agreement, rank, standardised = term.agreement(), term.effective_rank, term.standardised()
     write_csv(
         [
             {'output': output, 'effective_rank': rank[output].item(), 'agreement': agreement[output].item(),
@@ -107,7 +107,9 @@ def _of_term(term: Interactions, out: Path, name: str, scale: Tuple[torch.Tensor
         f'![Eigenvalues]({name}_spectrum.png)\n\n'
         f'Does it capture which channels go together in the data? Correlation of |A| with |correlation of the '
         f'channels| over all pairs of channels: {summary(agreement.tolist()).interval()} (mean over the outputs, 95 % '
-        f'interval). With the channels in a random order it is as large in {100 * term.chance():.1f} % of draws.\n\n'
+        f'interval). With the channels in a random order it is as large in {100 * term.chance():.1f} % of draws. For '
+        f'channels in units of their deviation: {summary(standardised.agreement().tolist()).interval()} and '
+        f'{100 * standardised.chance():.1f} %.\n\n'
         f'![Weights and correlations of the channels]({name}_channels.png)\n\n'
         '| channels | weight over all outputs | correlation in the data |\n|---|---|---|\n' + '\n'.join(rows) + '\n\n'
         f'Places that drive the leading eigenvectors most, a row for each output:\n\n![Patches]({name}_patches.png)\n'

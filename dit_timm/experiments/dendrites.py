@@ -1,9 +1,10 @@
 """What the dendrites of trained networks have learned: do they capture which channels go together in the data?
 
-For each output of each quadratic term: how many eigenvalues its form has in effect, and the correlation of |A[o, i, j]|
-with the absolute correlation of the channels i and j over all pairs, with the share of random orders of the channels in
-which it is as large. For each class: what is lost without the term. `dendrites.py RUN ... [--data-dir DIR]`; without
-runs, the network in the package. The page of a single network, with pictures, is scripts/explain.py's.
+For each output of each quadratic term: how many eigenvalues its form has in effect, and the correlation of |A[o, i,
+j]| with the absolute correlation of the channels i and j over all pairs, with the share of random orders of the
+channels in which it is as large; as the network has A, and for channels in units of their deviation in the data. For
+each class: what is lost without the term. `dendrites.py RUN ... [--data-dir DIR]`; without runs, the network in the
+package. The page of a single network, with pictures, is scripts/explain.py's.
 """
 
 from argparse import Namespace
@@ -21,6 +22,7 @@ from ..training.trained import read_classes
 from .networks import add_options as add_options, commands, image_limit, open_network
 
 OUTPUT, CLASS = 'output', 'class'
+RAW, STANDARDISED = 'of the network', 'deviations'
 
 
 def tasks(args: Namespace) -> List[Tuple]:
@@ -38,12 +40,13 @@ def run(words: List[str], limit: Optional[int]) -> Iterator[Dict[str, object]]:
     network = open_network(words, limit)
     facts = {'run': network.name, 'seed': network.seed, 'images': network.images}
     for term in interactions(network.model, (images for images, _ in network.loader)):
-        agreement, rank, chance = term.agreement(), term.effective_rank, term.chance()
-        for output, (agrees, effective) in enumerate(zip(agreement.tolist(), rank.tolist())):
-            yield {
-                **facts, 'of': OUTPUT, 'term': term.name, 'name': output, 'channels': term.form.shape[1],
-                'effective_rank': effective, 'agreement': agrees, 'chance': chance,
-            }
+        for units, seen in ((RAW, term), (STANDARDISED, term.standardised())):
+            agreement, rank, chance = seen.agreement(), seen.effective_rank, seen.chance()
+            for output, (agrees, effective) in enumerate(zip(agreement.tolist(), rank.tolist())):
+                yield {
+                    **facts, 'of': OUTPUT, 'units': units, 'term': term.name, 'name': output,
+                    'channels': term.form.shape[1], 'effective_rank': effective, 'agreement': agrees, 'chance': chance,
+                }
     targets, full, left = classified(network.model, network.loader, network.args)
     for row in class_losses(full == targets, left == targets, targets, list(read_classes(network.args, network.model))):
         yield {**facts, 'of': CLASS, 'name': row['class'], **{key: row[key] for key in ('top1', 'without', 'lost')}}
@@ -52,23 +55,31 @@ def run(words: List[str], limit: Optional[int]) -> Iterator[Dict[str, object]]:
 def report(rows: pd.DataFrame) -> str:
     """Agreement, chance and rank of each run, and over the runs; and what the classes lose."""
     outputs, classes = (rows[rows['of'] == kind] for kind in (OUTPUT, CLASS))
-    by_run = outputs.groupby('run')[['agreement', 'chance', 'effective_rank']].mean()
+    by_run = outputs.groupby(['units', 'run'])[['agreement', 'chance', 'effective_rank']].mean()
     lost = classes.groupby('name')['lost'].agg(lambda values: summary(values).interval())
-    of_all = by_run['agreement']
-    return (
-        f'{markdown_frame(by_run.round(3))}\n\n'
-        'Correlation of |A| with the absolute correlation of the channels (95 % intervals): over the runs '
-        f'{summary(of_all).interval()}, over all outputs {summary(outputs["agreement"]).interval()}.\n'
-        f'Top-1 lost without the term, points:\n\n{markdown_frame(lost.to_frame())}'
-    )
+    over_runs = by_run.groupby('units')['agreement'].agg(lambda values: summary(values).interval())
+    over_outputs = outputs.groupby('units')['agreement'].agg(lambda values: summary(values).interval())
+    return '\n\n'.join((
+        'Correlation of |A| with the absolute correlation of the channels (agreement), the share of random orders of '
+        'the channels in which it is as large (chance), and how many eigenvalues a form has in effect, means over the '
+        'outputs:',
+        markdown_frame(by_run.round(3)),
+        'Correlation of |A| with the absolute correlation of the channels, 95 % intervals:',
+        markdown_frame(pd.DataFrame({'over the runs': over_runs, 'over all outputs': over_outputs})),
+        'Top-1 lost without the term, points, 95 % intervals over the runs:',
+        markdown_frame(lost.to_frame()),
+    ))
 
 
 def plot(rows: pd.DataFrame, folder: Path) -> None:
     """Draw the agreement of all outputs by run, and what each class loses."""
     outputs, classes = (rows[rows['of'] == kind] for kind in (OUTPUT, CLASS))
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout='constrained')
-    for number, (_, group) in enumerate(outputs.groupby('run')):
-        axes[0].plot([number] * len(group), group['agreement'], 'o', color='tab:blue', alpha=0.4)
+    for shift, colour, units in ((-0.1, 'tab:blue', RAW), (0.1, 'tab:orange', STANDARDISED)):
+        for number, (_, group) in enumerate(outputs[outputs['units'] == units].groupby('run')):
+            axes[0].plot([number + shift] * len(group), group['agreement'], 'o', color=colour, alpha=0.4,
+                         label=f'units: {units}' if number == 0 else None)
+    axes[0].legend(fontsize='small')
     axes[0].axhline(0, color='black', linewidth=1)
     axes[0].set(
         xlabel='network', ylabel='correlation', title='|A| against |correlation of the channels|, each output',

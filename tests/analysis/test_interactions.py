@@ -55,6 +55,20 @@ def test_agreement_with_the_data():
     assert chance.shape == (200,) and abs(chance.mean()) < 0.1 and chance.max() < agreement.mean() + 0.5
 
 
+def test_standardised_terms_do_not_depend_on_units():
+    generator = torch.Generator().manual_seed(6)
+    x = torch.randn(8, 4, 5, 5, generator=generator).cumsum(1)
+    weight = torch.randn(2, 4, 4, generator=generator)
+    units = torch.tensor([0.1, 1., 7., 30.])
+    found, = interactions(network(weight), [x])
+    other, = interactions(network(weight / torch.outer(units, units)), [x * units[:, None, None]])
+    torch.testing.assert_close(other.standardised().form, found.standardised().form, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(other.agreement(), found.agreement(), atol=0.1)
+    # The network's own output, of channels of deviation 1.
+    deviation = x.movedim(1, 0).flatten(1).double().std(1, correction=0)
+    torch.testing.assert_close(found.standardised().form, found.form * torch.outer(deviation, deviation))
+
+
 def test_patches_show_the_place():
     weight = torch.zeros(1, 3, 3)
     weight[0, 2, 2] = 1.
