@@ -217,19 +217,22 @@ def plot(rows: pd.DataFrame, folder: Path) -> None:
 
 
 def _plot_errors(excess: pd.DataFrame, target: Path) -> None:
-    cases = list(excess.groupby(['covariances', 'dimension']))
+    kinds, dimensions = sorted(excess['covariances'].unique()), sorted(excess['dimension'].unique())
     figure, axes = plt.subplots(
-        1, len(cases), figsize=(3 * len(cases), 3), layout='constrained', sharey=True, squeeze=False,
+        len(kinds), len(dimensions), figsize=(4 * len(dimensions), 3 * len(kinds)), layout='constrained', sharex=True,
+        sharey=True, squeeze=False,
     )
-    for axis, ((covariances, dimension), group) in zip(axes[0], cases):
+    for (covariances, dimension), group in excess.groupby(['covariances', 'dimension']):
+        axis = axes[kinds.index(covariances), dimensions.index(dimension)]
         for name in CLASSIFIERS[:-1]:
             points = group[group['classifier'] == name].groupby('samples')['excess'].agg(['mean', 'std'])
             axis.errorbar(points.index, points['mean'], points['std'].fillna(0), label=name, capsize=2)
-        axis.set(
-            xscale='log', yscale='symlog', xlabel='samples', title=f'{covariances} covariances, {dimension} dimensions',
-        )
+        axis.set(xscale='log', title=f'{covariances} covariances, {dimension} dimensions')
         axis.grid(alpha=0.3)
-    axes[0, 0].set_ylabel('error above the Bayes rule (points)')
+    for axis in axes[:, 0]:
+        axis.set(ylabel='error above the Bayes rule (points)')
+    for axis in axes[-1]:
+        axis.set(xlabel='samples')
     axes[0, -1].legend(fontsize='small')
     save_figure(figure, target)
 
