@@ -75,3 +75,15 @@ def test_few_shots():
     behind = -cifar[few_shots.QUADRATIC]
     assert (behind.min(), behind.max()) == pytest.approx((1.7, 5.2), abs=0.05)
     assert 'within 0.3 points of the linear neurons' in PAGE and gain[few_shots.LOW_RANK].abs().max() < 0.3
+
+
+def test_neuron():
+    rows = rows_of('neuron')
+    top1 = rows.drop_duplicates(['seed', 'kept']).groupby('kept')['top1'].mean()
+    share = rows.groupby('kept')['variance_share'].mean()
+    assert '97.9 % top-1 (mean of 5 seeds)' in PAGE and rows['seed'].nunique() == 5
+    assert top1[784] == pytest.approx(97.9, abs=0.05)
+    assert '10 largest of 784 kept, 97 % of the variance of the quadratic part is left and 96.3 % top-1' in PAGE
+    assert round(100 * share[10]) == 97 and top1[10] == pytest.approx(96.3, abs=0.05)
+    assert 'with 50 nothing is missed' in PAGE and top1[50] >= top1[784] - 0.1
+    assert 'One alone is worse than none' in PAGE and top1[1] < top1[0] and share[1] < 0
