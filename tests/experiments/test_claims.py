@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from dit_timm.analysis.statistics import summary
-from dit_timm.experiments import few_shots, gaussians
+from dit_timm.experiments import dendrites, few_shots, gaussians
 
 ROOT = Path(__file__).parents[2]
 PAGE = ' '.join((ROOT / 'docs' / 'experiments.md').read_text(encoding='utf-8').split())
@@ -87,3 +87,22 @@ def test_neuron():
     assert round(100 * share[10]) == 97 and top1[10] == pytest.approx(96.3, abs=0.05)
     assert 'with 50 nothing is missed' in PAGE and top1[50] >= top1[784] - 0.1
     assert 'One alone is worse than none' in PAGE and top1[1] < top1[0] and share[1] < 0
+
+
+def test_dendrites():
+    rows = rows_of('dendrites')
+    outputs = rows[rows['of'] == dendrites.OUTPUT]
+    assert 'In five dit_resnet20' in PAGE and rows['run'].nunique() == 5
+    for _, seen in outputs.groupby('units'):
+        by_run = seen.groupby('run')['agreement'].mean()
+        assert f'by {summary(by_run).interval()} (interval over the networks)' in PAGE
+        assert by_run.between(0, 0.1).all() and (seen['chance'] == 0).all()
+        assert 'of 32 eigenvalues about 19 count' in PAGE and (seen['channels'] == 32).all()
+        assert round(seen['effective_rank'].mean()) == 19
+    assert 'a third of a percent of whose variance it explains' in PAGE
+    raw = outputs[outputs['units'] == dendrites.RAW]
+    assert 100 * raw['agreement'].mean() ** 2 == pytest.approx(1 / 3, abs=0.1)
+    lost = rows[rows['of'] == dendrites.CLASS].groupby('name')['lost'].agg(summary)
+    assert '58.7 points of top-1 from trucks and nothing from airplanes' in PAGE
+    assert lost['truck'].mean == pytest.approx(58.7, abs=0.05) and lost.map(lambda each: each.mean).idxmax() == 'truck'
+    assert lost['airplane'].mean < 0
