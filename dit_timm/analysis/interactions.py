@@ -1,6 +1,6 @@
 """What a quadratic term of a trained network has learned: its spectrum, which channels interact, and what drives it."""
 
-from typing import Dict, Iterable, List, NamedTuple, Tuple
+from typing import Dict, Iterable, List, NamedTuple, Sequence, Tuple
 
 import torch
 from torch import nn
@@ -83,8 +83,11 @@ class Interactions(NamedTuple):
         return torch.stack(means)
 
     def chance(self, draws: int = 1000) -> float:
-        """The share of random orders of the channels in which the data agree with the weights at least as much."""
-        return (self.agreement_by_chance(draws) >= self.agreement().mean()).double().mean().item()
+        """The p-value of a permutation test: in which share of random orders of the channels, the one that they have
+        among them, the data agree with the weights at least as much.
+        """
+        as_much = (self.agreement_by_chance(draws) >= self.agreement().mean()).sum().item()
+        return (1 + as_much) / (1 + draws)
 
 
 @torch.no_grad()
@@ -135,7 +138,8 @@ class _Observer:
         self.images = torch.empty(0)
 
     def __call__(self, term: ChannelQuadratic2d, inputs: Tuple[torch.Tensor]) -> None:
-        x = inputs[0].float()
+        size = inputs[0].shape[2:]
+        x = term.subsampled(inputs[0]).float()
         flat = x.movedim(1, -1).flatten(0, 2).cpu().double()
         self.count += len(flat)
         self.total += flat.sum(0)
@@ -145,12 +149,13 @@ class _Observer:
         best, place = strengths.flatten(2).max(2)
         for output, patches in enumerate(self.patches):
             for image in best[output].argsort(descending=True)[:PATCHES].tolist():
-                row, column = divmod(int(place[output, image]), x.shape[3])
-                patches.append(Patch(best[output, image].item(), self._crop(image, (row, column), x.shape[2:])))
+                at = divmod(int(place[output, image]), x.shape[3])
+                centre = [step * stride + offset for step, stride, offset in zip(at, term.stride, term.offset)]
+                patches.append(Patch(best[output, image].item(), self._crop(image, centre, size)))
             patches.sort(key=lambda patch: -patch.strength)
             del patches[PATCHES:]
 
-    def _crop(self, image: int, place: Tuple[int, int], size: torch.Size) -> torch.Tensor:
+    def _crop(self, image: int, place: Sequence[int], size: torch.Size) -> torch.Tensor:
         pixels = self.images[image].cpu()
         centre = [
             round((at + 0.5) * length / count) for at, count, length in zip(place, size, pixels.shape[1:])

@@ -61,8 +61,12 @@ def main(experiment: ModuleType, argv: Optional[List[str]] = None) -> int:
     rows.to_csv(path, index=False, float_format='%.6g')
     # What the file says, to all its digits.
     rows = pd.read_csv(path)
-    print(experiment.report(rows))
-    experiment.plot(rows, args.out)
+    try:
+        print(experiment.report(rows))
+        experiment.plot(rows, args.out)
+    except (UserError, OSError) as error:
+        print(f'error: {message_of(error)} The numbers are in {path}.', file=sys.stderr)
+        return 1
     return 0
 
 

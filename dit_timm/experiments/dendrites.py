@@ -22,6 +22,7 @@ from ..training.trained import read_classes
 from .networks import add_options as add_options, commands, image_limit, open_network
 
 OUTPUT, CLASS = 'output', 'class'
+_LOSSES = 'top1', 'without', 'lost'
 RAW, STANDARDISED = 'of the network', 'deviations'
 
 
@@ -48,26 +49,35 @@ def run(words: List[str], limit: Optional[int]) -> Iterator[Dict[str, object]]:
                     'channels': term.form.shape[1], 'effective_rank': effective, 'agreement': agrees, 'chance': chance,
                 }
     targets, full, left = classified(network.model, network.loader, network.args)
-    for row in class_losses(full == targets, left == targets, targets, list(read_classes(network.args, network.model))):
-        yield {**facts, 'of': CLASS, 'name': row['class'], **{key: row[key] for key in ('top1', 'without', 'lost')}}
+    names = list(read_classes(network.args, network.model))
+    for label, row in enumerate(class_losses(full == targets, left == targets, targets, names)):
+        # How often images of any class are taken for it: a class loses nothing to a network that sees it everywhere.
+        shares = {
+            'predicted': 100 * (full == label).double().mean().item(),
+            'predicted_without': 100 * (left == label).double().mean().item(),
+        }
+        yield {**facts, 'of': CLASS, 'name': row['class'], **shares, **{key: row[key] for key in _LOSSES}}
 
 
 def report(rows: pd.DataFrame) -> str:
     """Agreement, chance and rank of each run, and over the runs; and what the classes lose."""
     outputs, classes = (rows[rows['of'] == kind] for kind in (OUTPUT, CLASS))
     by_run = outputs.groupby(['units', 'run'])[['agreement', 'chance', 'effective_rank']].mean()
-    lost = classes.groupby('name')['lost'].agg(lambda values: summary(values).interval())
+    columns = ['lost', 'predicted', 'predicted_without']
+    lost = classes.groupby('name')[columns].agg(lambda values: summary(values).interval())
     over_runs = by_run.groupby('units')['agreement'].agg(lambda values: summary(values).interval())
     over_outputs = outputs.groupby('units')['agreement'].agg(lambda values: summary(values).interval())
     return '\n\n'.join((
         'Correlation of |A| with the absolute correlation of the channels (agreement), the share of random orders of '
-        'the channels in which it is as large (chance), and how many eigenvalues a form has in effect, means over the '
-        'outputs:',
+        'the channels in which it is as large (chance, the p-value of a permutation test), and how many eigenvalues a '
+        'form has in effect, (sum |e|)^2 / sum e^2; means over the outputs:',
         markdown_frame(by_run.round(3)),
-        'Correlation of |A| with the absolute correlation of the channels, 95 % intervals:',
+        'Correlation of |A| with the absolute correlation of the channels, 95 % intervals (the outputs of a network '
+        'are not independent of one another):',
         markdown_frame(pd.DataFrame({'over the runs': over_runs, 'over all outputs': over_outputs})),
-        'Top-1 lost without the term, points, 95 % intervals over the runs:',
-        markdown_frame(lost.to_frame()),
+        'Points of top-1 that a class loses without the term, and the share of all images (%) that are taken for it '
+        'with and without the term; 95 % intervals over the runs:',
+        markdown_frame(lost),
     ))
 
 

@@ -1,11 +1,14 @@
 """Fitting small classifiers on all of their data at once."""
 
+import math
 from typing import Callable, NamedTuple, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+# Parameters of `QuadraticLinear` that make its quadratic form.
+_QUADRATIC = ('quadratic', 'factors', 'coefficients')
 # Of L-BFGS; what is convex has converged long before.
 _MAX_ITERATIONS = 200
 
@@ -21,18 +24,32 @@ class Data(NamedTuple):
     y: torch.Tensor
 
 
-def fit(model: nn.Module, data: Data, weight_decay: float) -> nn.Module:
+class WeightDecay(NamedTuple):
+    """Factors of half the squares of weights; biases have none.
+
+    Attributes:
+        linear: Of all weights but those of quadratic forms.
+        quadratic: Of those of quadratic forms: they are so many that they need another one.
+    """
+    linear: float
+    quadratic: float = math.nan
+
+
+def fit(model: nn.Module, data: Data, weight_decay: WeightDecay) -> nn.Module:
     """Minimise the cross entropy, in place, by L-BFGS over all samples.
 
     Args:
         model: Maps (N, C) to logits (N, K), or to (N, 1), the log odds of class 1 against class 0.
         data: The samples.
-        weight_decay: Factor of half the squares of all parameters but biases.
+        weight_decay: What keeps the weights small.
 
     Returns:
         `model`.
     """
-    decayed = [parameter for name, parameter in model.named_parameters() if not name.endswith('bias')]
+    decayed = [
+        (weight_decay.quadratic if name in _QUADRATIC else weight_decay.linear, parameter)
+        for name, parameter in model.named_parameters() if not name.endswith('bias')
+    ]
     optimizer = torch.optim.LBFGS(
         model.parameters(), max_iter=_MAX_ITERATIONS, history_size=20, tolerance_grad=1e-5, tolerance_change=1e-9,
         line_search_fn='strong_wolfe',
@@ -40,8 +57,8 @@ def fit(model: nn.Module, data: Data, weight_decay: float) -> nn.Module:
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
-        penalty = sum(parameter.square().sum() for parameter in decayed)
-        total = cross_entropy(model(data.x), data.y) + weight_decay / 2 * penalty
+        penalty = sum(factor / 2 * parameter.square().sum() for factor, parameter in decayed)
+        total = cross_entropy(model(data.x), data.y) + penalty
         total.backward()
         return total
 
@@ -65,19 +82,26 @@ def error_rate(model: Callable[[torch.Tensor], torch.Tensor], data: Data) -> flo
 
 
 def tune(
-        create: Callable[[], nn.Module], train: Data, held_out: Data, weight_decays: Sequence[float],
-) -> Tuple[nn.Module, float]:
-    """Fit with each weight decay, and keep the classifier with the lowest cross entropy on held-out samples.
+        create: Callable[[], nn.Module], train: Data, held_out: Data, weight_decays: Sequence[WeightDecay],
+) -> Tuple[nn.Module, WeightDecay]:
+    """Fit with each weight decay, and keep the classifier that is best on held-out samples.
+
+    Best are the fewest errors, and of as many the lowest cross entropy.
 
     Args:
         create: Makes a classifier to be fitted.
         train: Samples to fit.
         held_out: Samples to choose by.
-        weight_decays: What is tried, the same for every kind of classifier.
+        weight_decays: What is tried, as many for every kind of classifier.
 
     Returns:
         The classifier and its weight decay.
     """
     fitted = [(fit(create(), train, weight_decay), weight_decay) for weight_decay in weight_decays]
-    with torch.no_grad():
-        return min(fitted, key=lambda pair: cross_entropy(pair[0](held_out.x), held_out.y).item())
+    return min(fitted, key=lambda pair: badness(pair[0], held_out))
+
+
+@torch.no_grad()
+def badness(model: Callable[[torch.Tensor], torch.Tensor], data: Data) -> Tuple[float, float]:
+    """What classifiers are chosen by: the error rate, then the cross entropy."""
+    return error_rate(model, data), cross_entropy(model(data.x), data.y).item()

@@ -11,26 +11,28 @@ from ..errors import MissingFileError
 from .fitting import Data
 
 
-def data_folder() -> Path:
-    """The folder that `DIT_TIMM_DATA` names.
+def data_file(*names: str) -> Path:
+    """A file in the folder that `DIT_TIMM_DATA` names.
 
     Raises:
-        MissingFileError: It names none.
+        MissingFileError: It names none, or there is no such file in it.
     """
     folder = os.environ.get('DIT_TIMM_DATA')
     if folder is None:
         raise MissingFileError('DIT_TIMM_DATA must name the folder that has mnist/mnist.npz and cifar100/test.tar.')
-    return Path(folder)
+    path = Path(folder, *names)
+    if not path.is_file():
+        raise MissingFileError(f'There is no {path}; docs/experiments.md says what it must be.')
+    return path
 
 
 def mnist(split: str) -> Data:
     """A split of MNIST, 'train' or 'test': pixels from 0 to 1, (N, 784), and digits.
 
     Raises:
-        MissingFileError: See `data_folder`.
-        OSError: There is no mnist/mnist.npz in it.
+        MissingFileError: See `data_file`.
     """
-    with np.load(data_folder() / 'mnist' / 'mnist.npz') as file:
+    with np.load(data_file('mnist', 'mnist.npz')) as file:
         x, y = torch.from_numpy(file[f'x_{split}']), torch.from_numpy(file[f'y_{split}'])
     return Data(x.flatten(1).float() / 255, y.long())
 

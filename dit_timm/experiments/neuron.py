@@ -94,7 +94,10 @@ def report(rows: pd.DataFrame) -> str:
         'top-1 (%)': rows.drop_duplicates(['seed', 'kept']).groupby('kept')['top1'].agg(lambda v: str(summary(v))),
         'share of the variance (%)': by_kept['variance_share'].agg(lambda v: str(summary(100 * v))),
     })
-    return f'Ten quadratic neurons with only the largest eigenvectors of each kept:\n\n{markdown_frame(table)}'
+    return (
+        'Ten quadratic neurons with only the largest eigenvectors of each kept; mean ± deviation, of the top-1 over '
+        f'the seeds, of the share over seeds and digits:\n\n{markdown_frame(table)}'
+    )
 
 
 def plot(rows: pd.DataFrame, folder: Path) -> None:

@@ -19,6 +19,7 @@ from torchvision.transforms import Compose
 from ..analysis.ablation import quadratic_terms, remove_quadratic
 from ..analysis.corruptions import CORRUPTIONS, STRENGTHS, corrupt
 from ..analysis.statistics import paired, summary
+from ..errors import InvalidInputError
 from ..results.markdown import markdown_frame
 from ..training.engine import evaluate
 from ..training.pyplot import plt, save_figure
@@ -64,11 +65,14 @@ def _corruption(kind: str, strength: int) -> Callable[[Image.Image], Image.Image
 def report(rows: pd.DataFrame) -> str:
     """Top-1 by corruption and strength, and what the term changes against the plain networks of the same seeds."""
     keys = ['corruption', 'strength']
+    if rows.duplicated([*keys, 'network', 'seed']).any():
+        runs = ', '.join(sorted(rows['run'].unique()))
+        raise InvalidInputError(f'There may be one Dit network and one plain network of each seed; got {runs}.')
     corrupted = rows[rows['corruption'] != CLEAN]
     mean = corrupted.groupby(['run', 'seed', 'network'], as_index=False)['top1'].mean()
     rows = pd.concat([rows, mean.assign(corruption=ALL, strength='mean')])
     table = rows.groupby([*keys, 'network'])['top1'].agg(lambda values: str(summary(values))).unstack()
-    if PLAIN in table:
+    if PLAIN in table and DIT in table:
         for key, group in rows.groupby(keys):
             by_seed = {name: part.set_index('seed')['top1'].to_dict() for name, part in group.groupby('network')}
             difference = paired(by_seed[DIT], by_seed[PLAIN])

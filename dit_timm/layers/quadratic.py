@@ -69,10 +69,15 @@ class ChannelQuadratic2d(nn.Module):
         """Set the weight to zero, as the authors do."""
         nn.init.zeros_(self.weight)
 
+    def subsampled(self, x: torch.Tensor) -> torch.Tensor:
+        """The positions of the input that outputs are computed at, a view."""
+        if self.stride != (1, 1) or self.offset != (0, 0):
+            return x[..., self.offset[0]::self.stride[0], self.offset[1]::self.stride[1]]
+        return x
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """See the class."""
-        if self.stride != (1, 1) or self.offset != (0, 0):
-            x = x[..., self.offset[0]::self.stride[0], self.offset[1]::self.stride[1]]
+        x = self.subsampled(x)
         # Channels last and back. Two transposes each, since the older ONNX exporter gets movedim wrong.
         x = x.transpose(-3, -2).transpose(-2, -1)
         q = quadratic_form(x, self.weight, backend=self.backend)

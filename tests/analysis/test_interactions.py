@@ -85,6 +85,20 @@ def test_patches_show_the_place():
         assert patch.pixels[2].max() == 12 - rank and all(abs(at - 7.5) <= 1.5 for at in divmod(bright, 16))
 
 
+def test_a_term_with_a_stride_is_looked_at_where_it_looks():
+    model = nn.Sequential(ChannelQuadratic2d(3, 1, stride=2, offset=1))
+    model[0].weight.data[0, 2, 2] = 1.
+    x = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(7))
+    # Brighter, but between the positions.
+    x[:, 2, 10, 11], x[:, 2, 20, 20] = 9., 100.
+    x[:, 2, 21, 5] = 50.
+    found, = interactions(model.eval(), [x])
+    expected = torch.corrcoef(x[..., 1::2, 1::2].movedim(1, 0).flatten(1).double())
+    torch.testing.assert_close(found.correlation, expected, rtol=1e-6, atol=1e-6)
+    for patch in found.patches[0]:
+        assert patch.strength == 50 ** 2 and patch.pixels[2, 7, 7] == 50
+
+
 def test_what_classes_lose():
     targets = torch.tensor([0, 0, 1, 1, 1, 1])
     correct, without = torch.tensor([1, 1, 1, 1, 1, 0]).bool(), torch.tensor([1, 0, 1, 1, 1, 1]).bool()

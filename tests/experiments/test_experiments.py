@@ -15,7 +15,7 @@ from dit_timm import QuadraticLinear
 from dit_timm.analysis.corruptions import CORRUPTIONS, corrupt
 from dit_timm.cli import train, validate
 from dit_timm.experiments import command, dendrites, few_shots, gaussians, neuron, page, robustness
-from dit_timm.experiments.fitting import Data, error_rate, fit, tune
+from dit_timm.experiments.fitting import Data, WeightDecay, error_rate, fit, tune
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_fit_is_logistic_regression():
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(60, 4, generator=generator, dtype=torch.float64)
     y = (x @ torch.tensor([1., -2, 0, 0.5], dtype=torch.float64) + torch.randn(60, generator=generator) > 0).long()
-    model = fit(nn.Linear(4, 1, dtype=torch.float64), Data(x, y), weight_decay=0.1)
+    model = fit(nn.Linear(4, 1, dtype=torch.float64), Data(x, y), WeightDecay(0.1))
     # Its C is of the sum over the samples.
     expected = LogisticRegression(C=1 / (0.1 * 60), tol=1e-8).fit(x, y)
     np.testing.assert_allclose(model.weight.detach(), expected.coef_, rtol=1e-3, atol=1e-4)
@@ -50,8 +50,22 @@ def test_tune_keeps_what_is_best_on_held_out_samples():
     x = torch.tensor([[1.], [2.], [-1.], [-2.]])
     y = torch.tensor([1, 1, 0, 0])
     upside_down = Data(x, 1 - y)
-    for held_out, expected in ((Data(x, y), 1e-3), (upside_down, 10.)):
-        assert tune(lambda: nn.Linear(1, 1), Data(x, y), held_out, (10., 1e-3))[1] == expected
+    decays = WeightDecay(10.), WeightDecay(1e-3)
+    for held_out, expected in ((Data(x, y), decays[1]), (upside_down, decays[0])):
+        assert tune(lambda: nn.Linear(1, 1), Data(x, y), held_out, decays)[1] == expected
+
+
+def test_the_quadratic_form_has_a_weight_decay_of_its_own():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 4, generator=generator, dtype=torch.float64)
+    y = (x[:, 0] + x[:, 1] * x[:, 2] > 0).long()
+    linear = fit(nn.Linear(4, 1, dtype=torch.float64), Data(x, y), WeightDecay(0.1))
+    model = fit(QuadraticLinear(4, 1, dtype=torch.float64), Data(x, y), WeightDecay(0.1, 1e6))
+    torch.testing.assert_close(model.linear.weight, linear.weight, rtol=1e-3, atol=1e-4)
+    free = fit(QuadraticLinear(4, 1, dtype=torch.float64), Data(x, y), WeightDecay(1e6, 1e-3))
+    assert free.form()[0, 1, 2] > 1 and free.linear.weight.abs().max() < 1e-3
+    low_rank = fit(QuadraticLinear(4, 1, rank=2, dtype=torch.float64), Data(x, y), WeightDecay(0.1, 1e6))
+    assert low_rank.form().abs().max() < 1e-6
 
 
 @pytest.mark.parametrize('covariances', [gaussians.EQUAL, gaussians.UNEQUAL])
@@ -110,7 +124,7 @@ def test_a_quadratic_neuron_nears_the_bayes_rule(run_quick):
     assert (errors[300] >= bayes).all() and errors[300, gaussians.QUADRATIC] < errors[30, gaussians.QUADRATIC]
     angles = rows[rows['classifier'] == gaussians.QUADRATIC].groupby('samples')['angle'].mean()
     assert angles[300] < angles[30] < 90
-    assert 'Samples until it is less than 2 points above: quadratic neuron 300, linear neuron more' in printed
+    assert 'percentage points, mean over 3 seeds and its 95 % interval' in printed
 
 
 def test_the_page_says_what_the_csvs_say(run_quick, tmp_path):
@@ -125,8 +139,11 @@ def test_the_page_says_what_the_csvs_say(run_quick, tmp_path):
     # A cell, from the rows.
     errors = rows[rows['samples'] == 300].pivot(index='seed', columns='classifier', values='error')
     excess = errors[gaussians.LINEAR] - errors[gaussians.BAYES]
-    line, = (line for line in text.splitlines() if line.startswith('| 300 |'))
-    assert line.split(' | ')[2] == f'{excess.mean():.2f} ± {excess.std():.2f}'
+    line, _ = (line for line in text.splitlines() if line.startswith('| 300 |'))
+    # Student's t with two degrees of freedom leaves 2.5 % above 4.3027.
+    margin = 4.3027 * excess.std() / 3 ** 0.5
+    low, high = excess.mean() - margin, excess.mean() + margin
+    assert line.split(' | ')[2] == f'{excess.mean():+.2f} [{low:+.2f}, {high:+.2f}]'
 
 
 def test_few_shots(run_quick):
@@ -151,10 +168,16 @@ def test_shots_are_apart_from_what_chooses_and_tests():
     assert sum(len(part.y) for part in few_shots.draw(few_shots.DIGITS, 50, seed=3)) == len(more.y)
 
 
-def test_missing_data_are_an_error(monkeypatch):
+def test_missing_data_are_an_error(monkeypatch, tmp_path, capsys):
     monkeypatch.delenv('DIT_TIMM_DATA', raising=False)
     with pytest.raises(OSError, match='DIT_TIMM_DATA must name the folder'):
         few_shots.draw(few_shots.MNIST, 1, 0)
+    monkeypatch.setenv('DIT_TIMM_DATA', str(tmp_path))
+    (tmp_path / 'mnist').mkdir()
+    (tmp_path / 'mnist' / 'mnist.npz').touch()
+    # Before anything is computed.
+    assert command.main(few_shots, ['--processes', '1', '--out', str(tmp_path / 'out')]) == 1
+    assert f'There is no {tmp_path / "cifar100" / "test.tar"}' in capsys.readouterr().err
 
 
 def test_eigenvectors_make_up_the_neuron():
@@ -217,6 +240,14 @@ def test_robustness(runs, run_quick, tmp_path):
             corrupt(Image.open(path), kind, 5).save(target)
         args, = validate.parse_args(['--checkpoint', runs[0], '--workers', '0', '--data-dir', str(tmp_path / kind)])
         assert validate.validate(args)['loss'] == pytest.approx(loss[kind, 5], abs=2e-4) != loss[robustness.CLEAN, 0]
+
+
+def test_robustness_of_dit_networks_alone(runs, run_quick, tmp_path, capsys):
+    rows, _ = run_quick(robustness, runs[0])
+    assert set(rows['network']) == {robustness.DIT, robustness.REMOVED}
+    options = ['--quick', '--processes', '1', '--out', str(tmp_path / 'out'), runs[0], runs[0]]
+    assert command.main(robustness, options) == 1
+    assert 'one Dit network and one plain network of each seed; got dit' in capsys.readouterr().err
 
 
 def test_dendrites(runs, run_quick):
