@@ -34,8 +34,8 @@ CLASSIFIERS = (*NEURONS, LDA, QDA, BAYES)
 # As many settings for each classifier. A has more weights than samples, and may need to be kept near zero.
 WEIGHT_DECAYS = tuple(WeightDecay(factor) for factor in (1e-4, 1e-3, 1e-2, 1e-1, 1.))
 QUADRATIC_WEIGHT_DECAYS = (
-    WeightDecay(1e-4, 1e-4), WeightDecay(1e-3, 1e-2), WeightDecay(1e-2, 1.), WeightDecay(1e-2, 100.),
-    WeightDecay(1., 100.),
+    WeightDecay(1e-4, 1e-4), WeightDecay(1e-3, 1e-2), WeightDecay(1e-1, 1e-1), WeightDecay(1e-2, 1.),
+    WeightDecay(1e-2, 100.),
 )
 SHRINKAGES = (1e-2, 1e-1, 0.3, 0.6, 0.9)
 # As many as a curve around one class needs, and more where a quadratic neuron has more parameters.
