@@ -37,11 +37,12 @@ LINEAR, QUADRATIC, LOW_RANK, MLP, SVM = (
     'linear neurons', 'quadratic neurons', 'quadratic neurons of rank 4', 'MLP', 'SVM, Gaussian kernel',
 )
 CLASSIFIERS = (LINEAR, QUADRATIC, LOW_RANK, MLP, SVM)
-# As many settings for each classifier. A has more weights than images, and may need to be kept near zero.
+# As many settings for each classifier. Of quadratic neurons one for both parts, or one that keeps A near zero, which
+# makes them linear neurons.
 WEIGHT_DECAYS = tuple(WeightDecay(factor) for factor in (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.))
 QUADRATIC_WEIGHT_DECAYS = (
-    WeightDecay(1e-2, 1e-2), WeightDecay(1e-2, 1e-1), WeightDecay(1e-2, 1.), WeightDecay(1e-2, 100.),
-    WeightDecay(1e-1, 1.), WeightDecay(1e-1, 100.),
+    WeightDecay(1e-3, 1e-3), WeightDecay(1e-2, 1e-2), WeightDecay(1e-1, 1e-1), WeightDecay(1., 1.),
+    WeightDecay(1e-2, 100.), WeightDecay(1e-1, 100.),
 )
 PENALTIES = (1e-2, 1e-1, 1., 10., 100., 1000.)
 _CLASSES, _RANK, _HIDDEN = 10, 4, 256
@@ -110,7 +111,7 @@ def run(inputs: str, shots: int, seed: int) -> Iterator[Dict[str, object]]:
         torch.manual_seed(seed)
         model, setting = tune(
             lambda name=name: create(name, learns.x.shape[1]), learns, held_out,
-            QUADRATIC_WEIGHT_DECAYS if name in (QUADRATIC, LOW_RANK) else WEIGHT_DECAYS,
+            QUADRATIC_WEIGHT_DECAYS if name in (QUADRATIC, LOW_RANK) else WEIGHT_DECAYS, error_rate,
         )
         norm = model.form().norm().item() if isinstance(model, QuadraticLinear) else math.nan
         yield {

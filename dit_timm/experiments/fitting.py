@@ -83,25 +83,25 @@ def error_rate(model: Callable[[torch.Tensor], torch.Tensor], data: Data) -> flo
 
 def tune(
         create: Callable[[], nn.Module], train: Data, held_out: Data, weight_decays: Sequence[WeightDecay],
+        criterion: Callable[[nn.Module, Data], float],
 ) -> Tuple[nn.Module, WeightDecay]:
     """Fit with each weight decay, and keep the classifier that is best on held-out samples.
-
-    Best are the fewest errors, and of as many the lowest cross entropy.
 
     Args:
         create: Makes a classifier to be fitted.
         train: Samples to fit.
         held_out: Samples to choose by.
         weight_decays: What is tried, as many for every kind of classifier.
+        criterion: What is lowest for the best, `error_rate` or `loss_of`.
 
     Returns:
         The classifier and its weight decay.
     """
     fitted = [(fit(create(), train, weight_decay), weight_decay) for weight_decay in weight_decays]
-    return min(fitted, key=lambda pair: badness(pair[0], held_out))
+    return min(fitted, key=lambda pair: criterion(pair[0], held_out))
 
 
 @torch.no_grad()
-def badness(model: Callable[[torch.Tensor], torch.Tensor], data: Data) -> Tuple[float, float]:
-    """What classifiers are chosen by: the error rate, then the cross entropy."""
-    return error_rate(model, data), cross_entropy(model(data.x), data.y).item()
+def loss_of(model: Callable[[torch.Tensor], torch.Tensor], data: Data) -> float:
+    """Mean cross entropy of a classifier."""
+    return cross_entropy(model(data.x), data.y).item()

@@ -4,8 +4,8 @@ The log odds of two Gaussian classes are a quadratic form of the input, whose A 
 covariances: a quadratic neuron can be the Bayes rule, and where the covariances are equal so can a linear one. Compared
 are both, a two-layer network with at least as many parameters as the quadratic neuron, and linear and quadratic
 discriminant analysis, which know that the classes are Gaussian. What keeps each from overfitting (weight decay, of A
-another one, or shrinkage) is chosen among five settings by the errors on a fifth of the samples. Classes are drawn anew
-for each seed; the distance of the means is 1, the eigenvalues of the covariances are from 1/4 to 4.
+another one, or shrinkage) is chosen among five settings by the cross entropy on a fifth of the samples. Classes are
+drawn anew for each seed; the distance of the means is 1, the eigenvalues of the covariances are from 1/4 to 4.
 """
 
 import math
@@ -23,7 +23,7 @@ from ..analysis.statistics import summary
 from ..layers import QuadraticLinear
 from ..results.markdown import markdown_frame
 from ..training.pyplot import plt, save_figure
-from .fitting import Data, WeightDecay, badness, error_rate, tune
+from .fitting import Data, WeightDecay, error_rate, loss_of, tune
 
 DIMENSIONS = (2, 10, 50)
 SAMPLES = (10, 30, 100, 300, 1000, 3000, 10000)
@@ -31,10 +31,11 @@ EQUAL, UNEQUAL = 'equal', 'unequal'
 QUADRATIC, LINEAR, MLP, LDA, QDA, BAYES = 'quadratic neuron', 'linear neuron', 'MLP', 'LDA', 'QDA', 'Bayes'
 NEURONS = (QUADRATIC, LINEAR, MLP)
 CLASSIFIERS = (*NEURONS, LDA, QDA, BAYES)
-# As many settings for each classifier. A has more weights than samples, and may need to be kept near zero.
+# As many settings for each classifier. Of the quadratic neuron one for both parts, or one that keeps A near zero, which
+# makes it a linear neuron.
 WEIGHT_DECAYS = tuple(WeightDecay(factor) for factor in (1e-4, 1e-3, 1e-2, 1e-1, 1.))
 QUADRATIC_WEIGHT_DECAYS = (
-    WeightDecay(1e-4, 1e-4), WeightDecay(1e-3, 1e-2), WeightDecay(1e-1, 1e-1), WeightDecay(1e-2, 1.),
+    WeightDecay(1e-4, 1e-4), WeightDecay(1e-2, 1e-2), WeightDecay(1e-1, 1e-1), WeightDecay(1., 1.),
     WeightDecay(1e-2, 100.),
 )
 SHRINKAGES = (1e-2, 1e-1, 0.3, 0.6, 0.9)
@@ -146,7 +147,7 @@ def run(dimension: int, covariances: str, samples: int, seed: int) -> Iterator[D
         torch.manual_seed(seed)
         model, weight_decay = tune(
             lambda name=name: create(name, dimension), train, chooses,
-            QUADRATIC_WEIGHT_DECAYS if name == QUADRATIC else WEIGHT_DECAYS,
+            QUADRATIC_WEIGHT_DECAYS if name == QUADRATIC else WEIGHT_DECAYS, loss_of,
         )
         yield {
             **facts, 'classifier': name, 'parameters': sum(parameter.numel() for parameter in model.parameters()),
@@ -157,10 +158,10 @@ def run(dimension: int, covariances: str, samples: int, seed: int) -> Iterator[D
             ),
         }
     linear = {shrinkage: _linear_discriminant(train, shrinkage) for shrinkage in SHRINKAGES}
-    best = min(linear, key=lambda shrinkage: badness(linear[shrinkage], chooses))
+    best = min(linear, key=lambda shrinkage: loss_of(linear[shrinkage], chooses))
     yield {**facts, 'classifier': LDA, 'shrinkage': best, 'error': error_rate(linear[best], test)}
     estimated = {shrinkage: Classes.estimate(train, shrinkage) for shrinkage in SHRINKAGES}
-    best = min(estimated, key=lambda shrinkage: badness(estimated[shrinkage].log_odds, chooses))
+    best = min(estimated, key=lambda shrinkage: loss_of(estimated[shrinkage].log_odds, chooses))
     yield {
         **facts, 'classifier': QDA, 'shrinkage': best, 'error': error_rate(estimated[best].log_odds, test),
         'angle': angle(estimated[best].form(), classes.form()),
@@ -254,7 +255,7 @@ def _plot_boundaries(target: Path) -> None:
             torch.manual_seed(0)
             model, _ = tune(
                 lambda name=name: create(name, 2), train, held_out,
-                QUADRATIC_WEIGHT_DECAYS if name == QUADRATIC else WEIGHT_DECAYS,
+                QUADRATIC_WEIGHT_DECAYS if name == QUADRATIC else WEIGHT_DECAYS, loss_of,
             )
             axis = axes[row, column]
             axis.scatter(*data.x.T, c=data.y, cmap='coolwarm', s=4, alpha=0.6)

@@ -15,7 +15,7 @@ from dit_timm import QuadraticLinear
 from dit_timm.analysis.corruptions import CORRUPTIONS, corrupt
 from dit_timm.cli import train, validate
 from dit_timm.experiments import command, dendrites, few_shots, gaussians, neuron, page, robustness
-from dit_timm.experiments.fitting import Data, WeightDecay, error_rate, fit, tune
+from dit_timm.experiments.fitting import Data, WeightDecay, error_rate, fit, loss_of, tune
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_tune_keeps_what_is_best_on_held_out_samples():
     upside_down = Data(x, 1 - y)
     decays = WeightDecay(10.), WeightDecay(1e-3)
     for held_out, expected in ((Data(x, y), decays[1]), (upside_down, decays[0])):
-        assert tune(lambda: nn.Linear(1, 1), Data(x, y), held_out, decays)[1] == expected
+        assert tune(lambda: nn.Linear(1, 1), Data(x, y), held_out, decays, loss_of)[1] == expected
 
 
 def test_the_quadratic_form_has_a_weight_decay_of_its_own():
