@@ -60,11 +60,11 @@ def test_the_quadratic_form_has_a_weight_decay_of_its_own():
     x = torch.randn(60, 4, generator=generator, dtype=torch.float64)
     y = (x[:, 0] + x[:, 1] * x[:, 2] > 0).long()
     linear = fit(nn.Linear(4, 1, dtype=torch.float64), Data(x, y), WeightDecay(0.1))
-    model = fit(QuadraticLinear(4, 1, dtype=torch.float64), Data(x, y), WeightDecay(0.1, 1e6))
-    torch.testing.assert_close(model.linear.weight, linear.weight, rtol=1e-3, atol=1e-4)
-    free = fit(QuadraticLinear(4, 1, dtype=torch.float64), Data(x, y), WeightDecay(1e6, 1e-3))
+    model = fit(QuadraticLinear(4, 1, dtype=torch.float64), Data(x, y), WeightDecay(0.1, 1e3))
+    torch.testing.assert_close(model.linear.weight, linear.weight, rtol=2e-2, atol=1e-3)
+    free = fit(QuadraticLinear(4, 1, dtype=torch.float64), Data(x, y), WeightDecay(1e3, 1e-3))
     assert free.form()[0, 1, 2] > 1 and free.linear.weight.abs().max() < 1e-3
-    low_rank = fit(QuadraticLinear(4, 1, rank=2, dtype=torch.float64), Data(x, y), WeightDecay(0.1, 1e6))
+    low_rank = fit(QuadraticLinear(4, 1, rank=2, dtype=torch.float64), Data(x, y), WeightDecay(0.1, 1e3))
     assert low_rank.form().abs().max() < 1e-6
 
 
