@@ -4,12 +4,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
-from dit_timm.analysis.statistics import summary
-from dit_timm.experiments import dendrites, few_shots, gaussians
+from dit_timm.analysis.statistics import paired, summary
+from dit_timm.experiments import dendrites, few_shots, gaussians, robustness
 
 ROOT = Path(__file__).parents[2]
-PAGE = ' '.join((ROOT / 'docs' / 'experiments.md').read_text(encoding='utf-8').split())
+PAGE, README = (
+    ' '.join((ROOT / name).read_text(encoding='utf-8').split()) for name in ('docs/experiments.md', 'README.md')
+)
 
 
 def rows_of(name):
@@ -81,28 +84,57 @@ def test_neuron():
     rows = rows_of('neuron')
     top1 = rows.drop_duplicates(['seed', 'kept']).groupby('kept')['top1'].mean()
     share = rows.groupby('kept')['variance_share'].mean()
-    assert '97.9 % top-1 (mean of 5 seeds)' in PAGE and rows['seed'].nunique() == 5
+    assert '97.9 % top-1, the mean of 5 seeds' in PAGE and rows['seed'].nunique() == 5
     assert top1[784] == pytest.approx(97.9, abs=0.05)
-    assert '10 largest of 784 kept, 97 % of the variance of the quadratic part is left and 96.3 % top-1' in PAGE
+    assert 'the 10 largest of the 784 eigenvectors' in PAGE and '97 % of the variance of the quadratic part' in PAGE
+    assert 'is left and 96.3 % top-1, with 50 nothing is missed' in PAGE
     assert round(100 * share[10]) == 97 and top1[10] == pytest.approx(96.3, abs=0.05)
-    assert 'with 50 nothing is missed' in PAGE and top1[50] >= top1[784] - 0.1
-    assert 'One alone is worse than none' in PAGE and top1[1] < top1[0] and share[1] < 0
+    assert top1[50] >= top1[784] - 0.1
+    assert 'one alone is worse than none' in PAGE and top1[1] < top1[0] and share[1] < 0
 
 
 def test_dendrites():
     rows = rows_of('dendrites')
     outputs = rows[rows['of'] == dendrites.OUTPUT]
-    assert 'In five dit_resnet20' in PAGE and rows['run'].nunique() == 5
-    for _, seen in outputs.groupby('units'):
-        by_run = seen.groupby('run')['agreement'].mean()
-        assert f'by {summary(by_run).interval()} (interval over the networks)' in PAGE
-        assert by_run.between(0, 0.1).all() and (seen['chance'] == 0).all()
-        assert 'of 32 eigenvalues about 19 count' in PAGE and (seen['channels'] == 32).all()
-        assert round(seen['effective_rank'].mean()) == 19
-    assert 'a third of a percent of whose variance it explains' in PAGE
+    assert 'of five networks (10 epochs)' in PAGE and rows['run'].nunique() == 5
     raw = outputs[outputs['units'] == dendrites.RAW]
-    assert 100 * raw['agreement'].mean() ** 2 == pytest.approx(1 / 3, abs=0.1)
-    lost = rows[rows['of'] == dendrites.CLASS].groupby('name')['lost'].agg(summary)
-    assert '58.7 points of top-1 from trucks and nothing from airplanes' in PAGE
-    assert lost['truck'].mean == pytest.approx(58.7, abs=0.05) and lost.map(lambda each: each.mean).idxmax() == 'truck'
-    assert lost['airplane'].mean < 0
+    assert f'by {summary(raw.groupby("run")["agreement"].mean()).interval()} (interval over the networks)' in PAGE
+    assert '(p = 0.001 in each network, by 1,000 random orders of the channels)' in PAGE
+    assert raw['chance'].to_numpy() == pytest.approx(1 / 1001, rel=1e-4)
+    assert 'it explains 0.7 % of the variance of |A| over the pairs' in PAGE
+    assert 100 * (raw['agreement'] ** 2).mean() == pytest.approx(0.7, abs=0.05)
+    assert 'of 32 eigenvalues 19 count' in PAGE and 'of a random symmetric matrix 23 do' in PAGE
+    assert (raw['channels'] == 32).all() and round(raw['effective_rank'].mean()) == 19
+    random = torch.randn(500, 32, 32, generator=torch.Generator().manual_seed(0))
+    values = torch.linalg.eigvalsh(random + random.mT).abs()
+    assert round((values.sum(1) ** 2 / values.square().sum(1)).mean().item()) == 23
+
+
+def test_robustness():
+    rows = rows_of('robustness')
+    corrupted = rows[rows['corruption'] != robustness.CLEAN].groupby(['seed', 'network'], as_index=False)['top1'].mean()
+    cases = {('all', 0): corrupted, **dict(list(rows.groupby(['corruption', 'strength'])))}
+
+    def gain(*case):
+        """Mean, low and high end of the interval."""
+        by_seed = {name: part.set_index('seed')['top1'].to_dict() for name, part in cases[case].groupby('network')}
+        difference = paired(by_seed[robustness.DIT], by_seed[robustness.PLAIN])
+        assert difference.count == 5
+        return difference.mean, difference.mean - difference.margin, difference.mean + difference.margin
+
+    assert 'are 2.1 points [0.8, 3.4] more accurate' in PAGE
+    assert 'are 2.1 points [0.8, 3.4] more accurate with the term' in README
+    assert gain('all', 0) == pytest.approx((2.1, 0.8, 3.4), abs=0.05)
+    assert 'no difference is shown, +0.1 [-0.2, +0.4]' in PAGE
+    assert gain(robustness.CLEAN, 0) == pytest.approx((0.1, -0.2, 0.4), abs=0.055)
+    assert 'of blur up to 7.2 [5.6, 8.8] points, of JPEG up to 3.3 [1.9, 4.6]' in PAGE
+    assert gain('blur', 5) == pytest.approx((7.2, 5.6, 8.8), abs=0.051)
+    assert gain('JPEG', 5) == pytest.approx((3.3, 1.9, 4.6), abs=0.051)
+    assert 'The gain grows with the strength' in PAGE
+    for kind in ('blur', 'JPEG'):
+        means = [gain(kind, strength)[0] for strength in range(1, 6)]
+        assert means == sorted(means)
+    assert 'there is none, and on noisy ones the intervals, from -2.2 to +9.1 at the strongest, include zero' in PAGE
+    for kind in ('brightness', 'noise'):
+        assert all(low < 0 < high for _, low, high in (gain(kind, strength) for strength in range(1, 6)))
+    assert gain('noise', 5)[1:] == pytest.approx((-2.2, 9.1), abs=0.05)
