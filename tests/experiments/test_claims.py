@@ -70,7 +70,7 @@ def test_few_shots():
     most = summary(pairs[few_shots.QUADRATIC] - pairs[few_shots.LINEAR])
     assert (quadratic[20], most.mean, most.mean - most.margin, most.mean + most.margin) == pytest.approx(
         (1.7, 3.7, 3.3, 4.0), abs=0.05)
-    assert 'which is also more than a network of two layers' in PAGE and quadratic[50] > mnist.loc[50, few_shots.MLP]
+    assert 'then also more than a network of two layers' in PAGE and quadratic[50] > mnist.loc[50, few_shots.MLP]
     assert 'is ahead of them all from 5 images on' in PAGE
     best = mean.loc[few_shots.MNIST].idxmax(axis=1) == few_shots.SVM
     assert best.loc[5:].all() and not best.loc[:2].any()
@@ -108,6 +108,16 @@ def test_dendrites():
     random = torch.randn(500, 32, 32, generator=torch.Generator().manual_seed(0))
     values = torch.linalg.eigvalsh(random + random.mT).abs()
     assert round((values.sum(1) ** 2 / values.square().sum(1)).mean().item()) == 23
+    classes = rows[rows['of'] == dendrites.CLASS]
+    lost = classes.groupby('run')['lost'].mean()
+    assert 'takes 37 points of top-1, 19 to 58 by network' in PAGE
+    assert [round(value) for value in (lost.mean(), lost.min(), lost.max())] == [37, 19, 58]
+    means = classes.groupby('name')[['lost', 'predicted_without']].mean()
+    assert 'Without it 37 % of all images are taken for airplanes and 23 % for deer' in PAGE
+    assert means['predicted_without'].round().loc[['airplane', 'deer']].tolist() == [37, 23]
+    assert 'the other eight 37 to 59 points' in PAGE
+    others = means['lost'].drop(['airplane', 'deer'])
+    assert [round(others.min()), round(others.max())] == [37, 59] and means['lost'].nsmallest(2).max() < 10
 
 
 def test_robustness():
