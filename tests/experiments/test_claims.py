@@ -74,10 +74,10 @@ def test_few_shots():
     assert 'is ahead of them all from 5 images on' in PAGE
     best = mean.loc[few_shots.MNIST].idxmax(axis=1) == few_shots.SVM
     assert best.loc[5:].all() and not best.loc[:2].any()
-    assert 'with every number of images, by 1.7 to 5.2 points' in PAGE
+    assert 'with every number of images, by 1.7 to 5.2 points' in PAGE and cifar[few_shots.SVM].max() < 1
     behind = -cifar[few_shots.QUADRATIC]
     assert (behind.min(), behind.max()) == pytest.approx((1.7, 5.2), abs=0.05)
-    assert 'within 0.3 points of the linear neurons' in PAGE and gain[few_shots.LOW_RANK].abs().max() < 0.3
+    assert 'within 0.3 points of linear neurons' in PAGE and gain[few_shots.LOW_RANK].abs().max() < 0.3
 
 
 def test_neuron():
