@@ -73,12 +73,10 @@ network without the quadratic term. Memory is what a call takes beyond its input
 measured: its implementations took turns.
 
 The kernels for GPUs have changed since the rows of 2026-11-26 were measured, and have not been measured again.
-Expected from reading and compiling them: a forward pass without its transposes, which with the folding of weights
-were two fifths of its time, and in two launches; a backward pass in four, without zero-filled copies of x and
-without atomic additions; no registers spilled to memory (for 96 channels and outputs in bfloat16 on Hopper the old
-forward kernel spilled 168 bytes a thread and the old gradient of the weights 992); small forms materialised where
-the rows say that it is faster. Not expected to be faster: the gradient of x where its 232 registers leave one
-program on a multiprocessor.'''
+Expected from reading and compiling them: a forward pass without its transposes and in two launches; a backward pass
+in four, without zero-filled copies of x and without atomic additions; no registers spilled to memory, as the old
+forward kernel and the old gradient of the weights did; small forms materialised where the rows say that it is
+faster. Not expected to be faster: the gradient of x, whose registers leave one program on a multiprocessor.'''
 
 
 def benchmark_page(results: Path) -> str:
