@@ -62,15 +62,17 @@ def run(words: List[str], limit: Optional[int]) -> Iterator[Dict[str, object]]:
 def report(rows: pd.DataFrame) -> str:
     """Agreement, chance and rank of each run, and over the runs; and what the classes lose."""
     outputs, classes = (rows[rows['of'] == kind] for kind in (OUTPUT, CLASS))
-    by_run = outputs.groupby(['units', 'run'])[['agreement', 'chance', 'effective_rank']].mean()
+    outputs = outputs.assign(explained=100 * outputs['agreement'] ** 2)
+    by_run = outputs.groupby(['units', 'run'])[['agreement', 'explained', 'chance', 'effective_rank']].mean()
     columns = ['lost', 'predicted', 'predicted_without']
     lost = classes.groupby('name')[columns].agg(lambda values: summary(values).interval())
     over_runs = by_run.groupby('units')['agreement'].agg(lambda values: summary(values).interval())
     over_outputs = outputs.groupby('units')['agreement'].agg(lambda values: summary(values).interval())
     return '\n\n'.join((
-        'Correlation of |A| with the absolute correlation of the channels (agreement), the share of random orders of '
-        'the channels in which it is as large (chance, the p-value of a permutation test), and how many eigenvalues a '
-        'form has in effect, (sum |e|)^2 / sum e^2; means over the outputs:',
+        'Correlation of |A| with the absolute correlation of the channels (agreement), the share of the variance of '
+        '|A| that it explains (%), the share of random orders of the channels in which it is as large (chance, the '
+        'p-value of a permutation test), and how many eigenvalues a form has in effect, (sum |e|)^2 / sum e^2; means '
+        'over the outputs:',
         markdown_frame(by_run.round(3)),
         'Correlation of |A| with the absolute correlation of the channels, 95 % intervals (the outputs of a network '
         'are not independent of one another):',
@@ -78,6 +80,8 @@ def report(rows: pd.DataFrame) -> str:
         'Points of top-1 that a class loses without the term, and the share of all images (%) that are taken for it '
         'with and without the term; 95 % intervals over the runs:',
         markdown_frame(lost),
+        'Points of top-1 lost by each network: '
+        + ', '.join(f'{run} {mean:.1f}' for run, mean in classes.groupby('run')['lost'].mean().items()) + '.',
     ))
 
 

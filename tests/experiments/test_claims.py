@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import torch
 
 from dit_timm.analysis.statistics import paired, summary
 from dit_timm.experiments import dendrites, few_shots, gaussians, robustness
@@ -100,11 +99,8 @@ def test_dendrites():
     assert raw['chance'].to_numpy() == pytest.approx(1 / 1001, rel=1e-4)
     assert 'it explains 0.7 % of the variance of |A| over the pairs' in PAGE
     assert 100 * (raw['agreement'] ** 2).mean() == pytest.approx(0.7, abs=0.05)
-    assert 'of 32 eigenvalues 19 count' in PAGE and 'of a random symmetric matrix 23 do' in PAGE
+    assert 'of 32 eigenvalues 19 count' in PAGE
     assert (raw['channels'] == 32).all() and round(raw['effective_rank'].mean()) == 19
-    random = torch.randn(500, 32, 32, generator=torch.Generator().manual_seed(0))
-    values = torch.linalg.eigvalsh(random + random.mT).abs()
-    assert round((values.sum(1) ** 2 / values.square().sum(1)).mean().item()) == 23
     classes = rows[rows['of'] == dendrites.CLASS]
     lost = classes.groupby('run')['lost'].mean()
     assert 'takes 37 points of top-1, 19 to 58 by network' in PAGE
