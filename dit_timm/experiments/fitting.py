@@ -1,7 +1,7 @@
 """Fitting small classifiers on all of their data at once."""
 
 import math
-from typing import Callable, NamedTuple, Sequence, Tuple
+from typing import Callable, Dict, NamedTuple, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -46,23 +46,35 @@ def fit(model: nn.Module, data: Data, weight_decay: WeightDecay) -> nn.Module:
     Returns:
         `model`.
     """
-    decayed = [
-        (weight_decay.quadratic if name in _QUADRATIC else weight_decay.linear, parameter)
-        for name, parameter in model.named_parameters() if not name.endswith('bias')
-    ]
+    # Parameters of the quadratic form are measured in a unit in which the weight decay of all weights is one: where
+    # theirs is ten thousand times as large, L-BFGS hardly moves otherwise.
+    units = {
+        name: math.sqrt(weight_decay.linear / weight_decay.quadratic) if name in _QUADRATIC else 1.
+        for name, _ in model.named_parameters()
+    }
+    variables = {
+        name: (parameter.detach() / units[name]).requires_grad_() for name, parameter in model.named_parameters()
+    }
     optimizer = torch.optim.LBFGS(
-        model.parameters(), max_iter=_MAX_ITERATIONS, history_size=20, tolerance_grad=1e-5, tolerance_change=1e-9,
-        line_search_fn='strong_wolfe',
+        list(variables.values()), max_iter=_MAX_ITERATIONS, history_size=20, tolerance_grad=1e-5,
+        tolerance_change=1e-9, line_search_fn='strong_wolfe',
     )
+
+    def parameters() -> Dict[str, torch.Tensor]:
+        return {name: variable * units[name] for name, variable in variables.items()}
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
-        penalty = sum(factor / 2 * parameter.square().sum() for factor, parameter in decayed)
-        total = cross_entropy(model(data.x), data.y) + penalty
+        squares = sum(
+            variable.square().sum() for name, variable in variables.items() if not name.endswith('bias')
+        )
+        logits = torch.func.functional_call(model, parameters(), data.x)
+        total = cross_entropy(logits, data.y) + weight_decay.linear / 2 * squares
         total.backward()
         return total
 
     optimizer.step(loss)
+    model.load_state_dict(parameters())
     return model
 
 

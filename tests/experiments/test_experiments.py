@@ -68,6 +68,18 @@ def test_the_quadratic_form_has_a_weight_decay_of_its_own():
     assert low_rank.form().abs().max() < 1e-6
 
 
+def test_a_weight_decay_ten_thousand_times_as_large_is_fitted_to_its_end():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(80, 30, generator=generator, dtype=torch.float64) + 1
+    y = (x[:, 0] + x[:, 1] * x[:, 2] > 1).long()
+    model = fit(QuadraticLinear(30, 1, dtype=torch.float64), Data(x, y), WeightDecay(1e-2, 1e2))
+    # Products of the inputs as further inputs: of what is 100 times smaller the weight is decayed 10^4 times as much.
+    products = torch.einsum('ni,nj->nij', x, x).flatten(1) / 100
+    expected = LogisticRegression(C=1 / (1e-2 * 80), tol=1e-10, max_iter=10_000).fit(torch.cat([x, products], 1), y)
+    weights = torch.cat([model.linear.weight.flatten(), 100 * model.form().flatten()]).detach()
+    np.testing.assert_allclose(weights, expected.coef_[0], rtol=1e-2, atol=1e-3)
+
+
 @pytest.mark.parametrize('covariances', [gaussians.EQUAL, gaussians.UNEQUAL])
 def test_the_form_of_two_gaussians_is_the_curvature_of_their_log_odds(covariances):
     classes = gaussians.Classes.draw(3, covariances, torch.Generator().manual_seed(4))
