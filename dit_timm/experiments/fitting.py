@@ -25,7 +25,7 @@ class Data(NamedTuple):
 
 
 class WeightDecay(NamedTuple):
-    """Factors of half the squares of weights; biases have none.
+    """Positive factors of half the squares of weights; biases have none.
 
     Attributes:
         linear: Of all weights but those of quadratic forms.
@@ -46,7 +46,7 @@ def fit(model: nn.Module, data: Data, weight_decay: WeightDecay) -> nn.Module:
     Returns:
         `model`.
     """
-    # Parameters of the quadratic form are measured in a unit in which the weight decay of all weights is one: where
+    # Parameters of the quadratic form are measured in a unit in which all weights have the same weight decay: where
     # theirs is ten thousand times as large, L-BFGS hardly moves otherwise.
     units = {
         name: math.sqrt(weight_decay.linear / weight_decay.quadratic) if name in _QUADRATIC else 1.
