@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-all lint conformance compatibility benchmark-gpu clean
+.PHONY: demo test test-all lint conformance compatibility benchmark-cpu benchmark-gpu clean
 
 demo: $(VENV)/demo-installed
 	$(BIN)/python scripts/train.py
@@ -36,20 +36,38 @@ compatibility: $(SETS:%=compatibility-%)
 $(SETS:%=compatibility-%): compatibility-%: $(VENV)-%/installed
 	$(VENV)-$*/bin/python -m pytest --numprocesses auto $(COMPATIBILITY_TESTS)
 
+# Every number for a CPU, on one that does nothing else: three quarters of an hour on two cores.
+BENCHMARK = $(BIN)/python scripts/benchmark.py
+ON_CPU = $(BENCHMARK) --device cpu
+CPU_RESULTS = hub/results/benchmark_cpu
+FEW = 1024x784x1 1024x784x2 25088x96x2 4096x64x2 500x196x8 25088x32x8 1x96x96 16x96x96 16x256x64 32x32x32 32x256x256
+benchmark-cpu: $(VENV)/installed
+	$(ON_CPU) --part op --backends chunked --csv $(CPU_RESULTS)_op.csv
+	$(ON_CPU) --part op --backends chunked --only 16384x32x32 6272x128x128 --no-memory --busy 0 2 \
+		--csv $(CPU_RESULTS)_op_busy.csv
+	$(ON_CPU) --part op --dtype bfloat16 --backends chunked --only 16384x32x32 3136x96x96 6272x128x128 --rounds 10 \
+		--csv $(CPU_RESULTS)_op_bfloat16.csv
+	$(ON_CPU) --part op --backends native chunked contracted --only $(FEW) --no-memory --rounds 10 \
+		--csv $(CPU_RESULTS)_op_few.csv
+	$(ON_CPU) --part op --dtype float64 --backends chunked contracted --only 4000x50x1 4000x2x1 4000x8x8 500x196x8 1x96x96 32x32x32 \
+		--no-memory --rounds 10 --csv $(CPU_RESULTS)_op_few_float64.csv
+	$(ON_CPU) --part scaling --rounds 10 --csv $(CPU_RESULTS)_scaling.csv --plot $(CPU_RESULTS)_scaling.png
+	$(ON_CPU) --part model --rounds 10 --csv $(CPU_RESULTS)_model.csv
+
 # Every number for a GPU, on one that does nothing else: first the tests that run on it, then what matters most, so that
 # a machine lent for minutes has measured that. Kernels are compiled by all cores at once.
-BENCHMARK = $(BIN)/python scripts/benchmark.py --device cuda
-NETWORKS = $(BENCHMARK) --part model --amp bfloat16 --channels-last
+ON_GPU = $(BENCHMARK) --device cuda
+NETWORKS = $(ON_GPU) --part model --amp bfloat16 --channels-last
 RESULTS = hub/results/benchmark_gpu
 benchmark-gpu: $(VENV)/installed
 	$(PYTEST) -v -m 'not slow' tests/ops/test_triton_kernels.py tests/ops/test_triton_layouts.py \
 		tests/pretrained/test_shipped_weights.py
-	$(BENCHMARK) --part op --dtype bfloat16 --backends triton chunked --csv $(RESULTS)_op_bfloat16.csv
+	$(ON_GPU) --part op --dtype bfloat16 --backends triton chunked --csv $(RESULTS)_op_bfloat16.csv
 	$(NETWORKS) --csv $(RESULTS)_model.csv
 	$(NETWORKS) --torchcompile --rounds 10 --csv $(RESULTS)_model_compiled.csv
-	$(BENCHMARK) --part scaling --dtype bfloat16 --rounds 10 --csv $(RESULTS)_scaling.csv --plot $(RESULTS)_scaling.png
-	$(BENCHMARK) --part op --tf32 --rounds 10 --csv $(RESULTS)_op_tf32.csv
-	$(BENCHMARK) --part op --dtype float16 --rounds 10 --csv $(RESULTS)_op_float16.csv
+	$(ON_GPU) --part scaling --dtype bfloat16 --rounds 10 --csv $(RESULTS)_scaling.csv --plot $(RESULTS)_scaling.png
+	$(ON_GPU) --part op --tf32 --rounds 10 --csv $(RESULTS)_op_tf32.csv
+	$(ON_GPU) --part op --dtype float16 --rounds 10 --csv $(RESULTS)_op_float16.csv
 	$(NETWORKS) --only dit_convnext_tiny --batch-size 256 --rounds 10 --csv $(RESULTS)_model_256.csv
 
 # Made again when the dependencies or the compiled kernels change.

@@ -7,9 +7,10 @@ from typing import Callable, Iterator, Optional, Tuple
 import torch
 
 from ..ops import available_backends, quadratic_form, register_backend, unregister_backend
-from ..ops.materialised import is_materialised_faster, quadratic_form_materialised as materialised
+from ..ops.backends import MATERIALISED, automatic_backend
+from ..ops.materialised import quadratic_form_materialised as materialised
 
-OURS, MATERIALISED, ROOFLINE, BASE = 'ours', 'materialised', 'roofline', 'base network'
+OURS, ROOFLINE, BASE = 'ours', 'roofline', 'base network'
 
 
 def form(implementation: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
@@ -22,8 +23,7 @@ def form(implementation: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Te
 def backend_of(implementation: str, device: str, dtype: torch.dtype, shape: Optional[Tuple[int, int, int]]) -> str:
     """The backend behind an implementation, at a shape (P, C, O) if it has one; empty where there is none."""
     if implementation == OURS:
-        name = available_backends(device, dtype)[0]
-        return MATERIALISED if name == 'triton' and shape and is_materialised_faster(dtype, *shape) else name
+        return automatic_backend(torch.device(device), dtype, *shape) if shape else available_backends(device, dtype)[0]
     return '' if implementation in (MATERIALISED, ROOFLINE, BASE) else implementation
 
 

@@ -16,6 +16,7 @@ from typing import Callable, Dict, NamedTuple, Optional, Tuple, Union
 import torch
 
 from .chunked import quadratic_form_chunked
+from .contracted import is_contracted_faster, quadratic_form_contracted
 from .materialised import is_materialised_faster, quadratic_form_materialised
 from .native import binding as native_backend
 from .reference import quadratic_form_reference
@@ -36,7 +37,9 @@ class Backend(NamedTuple):
     why_unusable: WhyUnusable
 
 
-# In order of preference: the automatic choice is the first that is usable for the device and dtype of the inputs.
+MATERIALISED, CONTRACTED = 'materialised', 'contracted'
+# In order of preference: the automatic choice is the first that is usable for the device and dtype of the inputs, but
+# see `automatic_backend`.
 _BACKENDS: Dict[str, Backend] = {}
 
 
@@ -53,7 +56,7 @@ def register_backend(
         compute: Maps x (P, C) and weight (O, C, C), of one device and dtype, to (P, O); differentiable.
         why_unusable: Maps a device and dtype to the sentence that says why it cannot run there, or to None where it
             can. By default it runs everywhere. The automatic choice asks it at every call.
-        before: The backend that it is preferred to; None puts it last, where the automatic choice never comes to.
+        before: The backend that it is preferred to; None puts it last.
 
     Raises:
         ValueError: There is a backend of this name, or none of the name `before`.
@@ -84,6 +87,8 @@ def available_backends(
 ) -> Tuple[str, ...]:
     """Names that `quadratic_form` accepts as `backend` for inputs of a device and dtype, the preferred one first.
 
+    Forms of few outputs or pixels have others by themselves, see `automatic_backend`.
+
     Args:
         device: A device or its name, such as 'cpu' or 'cuda:0'.
         dtype: Dtype of the inputs; under autocast, that of autocast.
@@ -100,12 +105,35 @@ def check_backend(name: Optional[str]) -> None:
         raise ValueError(f'backend must be None or one of {", ".join(map(repr, _BACKENDS))}; got {name!r}.{hint}')
 
 
-def pick_backend(name: Optional[str], x: torch.Tensor, weight: torch.Tensor) -> Compute:
-    """The computation of a backend, the preferred one if `name` is None.
+def automatic_backend(
+        device: torch.device, dtype: torch.dtype, pixels: Optional[int], channels: int, outputs: int,
+) -> str:
+    """Name of what computes a form where no backend is asked for: the preferred one, or what is faster for few of it.
 
-    Small forms are materialised on a GPU instead of computed by the kernels, see `is_materialised_faster`; not where
-    torch.compile traces them, since a compiled graph spends no time on Python, and one graph is for all numbers of
-    pixels.
+    Small forms on a GPU and those of few pixels on a CPU are 'materialised', see `is_materialised_faster`; that is not
+    a backend, since it takes memory for all products. On a CPU forms of few outputs are 'contracted'.
+
+    Args:
+        device: Device of the inputs.
+        dtype: Their dtype.
+        pixels: Pixels, of all images; None if they are not known.
+        channels: Channels of x.
+        outputs: Outputs.
+    """
+    # Not by available_backends, which asks all: for a small form that takes as long as to compute it.
+    name = next(name for name, backend in _BACKENDS.items() if backend.why_unusable(device, dtype) is None)
+    # Elsewhere nothing was measured, and on the meta device the operators' arithmetic is counted.
+    if device.type == 'meta' or (device.type != 'cpu' and name != 'triton'):
+        return name
+    if pixels is not None and is_materialised_faster(name, dtype, pixels, channels, outputs):
+        return MATERIALISED
+    if CONTRACTED in _BACKENDS and is_contracted_faster(name, channels, outputs):
+        return CONTRACTED
+    return name
+
+
+def pick_backend(name: Optional[str], x: torch.Tensor, weight: torch.Tensor) -> Compute:
+    """The computation of a backend, that of `automatic_backend` if `name` is None.
 
     Args:
         name: Its name.
@@ -118,15 +146,11 @@ def pick_backend(name: Optional[str], x: torch.Tensor, weight: torch.Tensor) -> 
     """
     device, dtype = x.device, x.dtype
     if name is None:
-        # Not by available_backends, which asks all: for a small form that takes as long as to compute it.
-        compute = next(backend.compute for backend in _BACKENDS.values() if backend.why_unusable(device, dtype) is None)
-        # On the meta device there is nothing to wait for, and the operators' arithmetic is counted.
-        if (compute is triton_backend.quadratic_form_triton and device.type != 'meta'
-                and not torch.compiler.is_compiling()):
-            outputs, channels, _ = weight.shape
-            if is_materialised_faster(dtype, math.prod(x.shape[:-1]), channels, outputs):
-                return quadratic_form_materialised
-        return compute
+        outputs, channels, _ = weight.shape
+        # A compiled graph is one for all numbers of pixels, and spends no time on Python. A transform hides pixels.
+        known = not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
+        name = automatic_backend(device, dtype, math.prod(x.shape[:-1]) if known else None, channels, outputs)
+        return quadratic_form_materialised if name == MATERIALISED else _BACKENDS[name].compute
     check_backend(name)
     backend = _BACKENDS[name]
     reason = backend.why_unusable(device, dtype)
@@ -142,4 +166,5 @@ def pick_backend(name: Optional[str], x: torch.Tensor, weight: torch.Tensor) -> 
 register_backend('native', native_backend.quadratic_form_native, native_backend.why_unusable)
 register_backend('triton', triton_backend.quadratic_form_triton, triton_backend.why_unusable)
 register_backend('chunked', quadratic_form_chunked)
+register_backend(CONTRACTED, quadratic_form_contracted)
 register_backend('reference', quadratic_form_reference)

@@ -17,8 +17,11 @@ def quadratic_form(x: torch.Tensor, weight: torch.Tensor, backend: Optional[str]
     Half precision is summed in float32. Its products are float32 too, except where matrix units multiply bfloat16:
     there they are rounded to it. On a GPU, float32 is rounded to TF32 where
     `torch.backends.cuda.matmul.fp32_precision` is 'tf32' (`allow_tf32` before torch 2.9), and products of float16 are
-    always. Small forms, of at most 32 MiB of products, are materialised there, in eager mode and without a `backend`,
-    as was measured faster: summed by `torch.matmul`, and autograd keeps the products for backward.
+    always.
+
+    Without a `backend`, small forms on a GPU and those of at most 16 pixels on a CPU (there not in half precision) are
+    materialised in eager mode, in at most 32 MiB, as was measured faster: summed by `torch.matmul`, and autograd keeps
+    the products for backward. Forms of few outputs are 'contracted' on a CPU.
 
     Under autocast both inputs are first cast to the autocast dtype, as those of a convolution are. Scripted, traced
     and exported graphs hold plain torch operators whatever the backend (those of `torch.export` from torch 2.7 on).
@@ -28,8 +31,9 @@ def quadratic_form(x: torch.Tensor, weight: torch.Tensor, backend: Optional[str]
         weight: Weights of shape (O, C, C), with the device of `x`, and outside autocast its dtype.
         backend: None for the fastest that is usable, or a name from `available_backends()`. 'reference' is the
             formula written out, and needs memory for all P * C * C products; 'chunked' needs memory for a bounded
-            tile of them, in plain torch; 'native' are kernels for the CPU, compiled with the package; 'triton' are
-            kernels for GPUs. A backend asked for by name is never replaced by another.
+            tile of them, in plain torch; 'contracted' computes x . (A x), for few outputs; 'native' are kernels for the
+            CPU, compiled with the package; 'triton' are kernels for GPUs. A backend asked for by name is never replaced
+            by another.
 
     Returns:
         Outputs of shape (..., O), with the dtype of `x`, or the autocast dtype under autocast.
@@ -55,9 +59,13 @@ def _quadratic_form(x: torch.Tensor, weight: torch.Tensor, backend: Optional[str
         dtype = torch.get_autocast_dtype(device_type)
         x, weight = (tensor if tensor.dtype == torch.float64 else tensor.to(dtype) for tensor in (x, weight))
         weight = weight.to(x.dtype)
-    compute = pick_backend(backend, x, weight)
     if _is_exporting() or torch.jit.is_tracing():
+        if backend is not None:
+            # It may not be there.
+            pick_backend(backend, x, weight)
         compute = quadratic_form_portable
+    else:
+        compute = pick_backend(backend, x, weight)
     # A view costs as much as a small form, forward and backward.
     flat = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
     if autocast:

@@ -5,7 +5,7 @@ from typing import Any, Callable, Dict, List, Sequence, Tuple, cast
 
 import pandas as pd
 
-from ..benchmark.cells import milliseconds, peak, percent, significant
+from ..benchmark.cells import implementation, milliseconds, peak, percent, significant
 from ..benchmark.forms import BASE, MATERIALISED, ROOFLINE
 from ..benchmark.results import read_rows
 from .markdown import markdown_table, page
@@ -23,7 +23,7 @@ def _other(row: _Row) -> _Row:
 
 
 _COMPARISON: List[_Column] = [
-    ('backend', lambda row: row['backend']),
+    ('implementation', implementation),
     ('time (ms)', milliseconds),
     ('materialised (ms)', lambda row: milliseconds(_other(row))),
     ('speedup', lambda row: significant(row['speedup'])),

@@ -125,10 +125,10 @@ def test_triton_kernels_say_why_not(monkeypatch):
 def test_gpus_have_the_triton_kernels_or_the_chunked_form(monkeypatch):
     monkeypatch.setattr(triton_backend, 'triton_version', lambda: (3, 4))
     monkeypatch.setattr(triton_backend, '_capability', lambda device: (9, 0))
-    assert available_backends('cuda') == ('triton', 'chunked', 'reference')
-    assert available_backends('cuda', torch.float64) == ('chunked', 'reference')
+    assert available_backends('cuda') == ('triton', 'chunked', 'contracted', 'reference')
+    assert available_backends('cuda', torch.float64) == ('chunked', 'contracted', 'reference')
     monkeypatch.setattr(triton_backend, '_capability', lambda device: (7, 5))
-    assert available_backends('cuda') == ('chunked', 'reference')
+    assert available_backends('cuda') == ('chunked', 'contracted', 'reference')
 
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16, torch.float16])

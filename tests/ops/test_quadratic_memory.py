@@ -1,4 +1,4 @@
-"""The point of the chunked backend: products of bounded size only, in forward and in backward."""
+"""The point of the backends in plain torch: tiles of bounded size only, in forward and in backward."""
 
 import subprocess
 import sys
@@ -8,11 +8,12 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from dit_timm import quadratic_form
-from dit_timm.ops import chunked
+from dit_timm.ops import chunked, contracted
 
 PIXELS, IN_CHS, OUT_CHS = 4096, 32, 8
 PAIRS = IN_CHS * (IN_CHS + 1) // 2
 TILE = 1 << 12
+each_backend = pytest.mark.parametrize('backend', ['chunked', 'contracted'])
 
 
 def allocations(function):
@@ -34,6 +35,7 @@ def peak(sizes):
 @pytest.fixture
 def small_tiles(monkeypatch):
     monkeypatch.setattr(chunked, '_CPU_LANE_ELEMENTS', TILE)
+    monkeypatch.setattr(contracted, '_CPU_TILE_ELEMENTS', TILE)
 
 
 @pytest.fixture
@@ -53,27 +55,30 @@ def test_the_measure_sees_the_products_of_the_reference(inputs):
     assert max(sizes) >= 4 * PIXELS * IN_CHS ** 2
 
 
-def test_forward_is_bounded(small_tiles, inputs):
+@each_backend
+def test_forward_is_bounded(small_tiles, inputs, backend):
     x, weight = inputs
-    sizes = allocations(lambda: quadratic_form(x, weight, backend='chunked'))
+    sizes = allocations(lambda: quadratic_form(x, weight, backend=backend))
     assert sizes and max(sizes) <= bound(x, weight) < 4 * PIXELS * PAIRS / 10
     assert peak(sizes) <= 4 * bound(x, weight)
 
 
-def test_backward_is_bounded(small_tiles, inputs):
+@each_backend
+def test_backward_is_bounded(small_tiles, inputs, backend):
     x, weight = inputs
-    output = quadratic_form(x, weight, backend='chunked')
+    output = quadratic_form(x, weight, backend=backend)
     grad = torch.randn_like(output)
     sizes = allocations(lambda: output.backward(grad))
     assert sizes and max(sizes) <= bound(x, weight)
     assert peak(sizes) <= 4 * bound(x, weight)
 
 
-def test_nothing_but_the_inputs_is_kept_for_backward(small_tiles, inputs):
+@each_backend
+def test_nothing_but_the_inputs_is_kept_for_backward(small_tiles, inputs, backend):
     x, weight = inputs
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: (kept.append(tensor), tensor)[1], lambda t: t):
-        quadratic_form(x, weight, backend='chunked')
+        quadratic_form(x, weight, backend=backend)
     assert {tensor.data_ptr() for tensor in kept} == {x.data_ptr(), weight.data_ptr()}
 
 
@@ -105,7 +110,7 @@ def growth(backend):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('backend', ['native', 'chunked'])
+@pytest.mark.parametrize('backend', ['native', 'chunked', 'contracted'])
 def test_process_stays_small(backend):
     # Outputs, their gradient and the gradient of x are 12.8 MB each, the products would be 820 MB.
     assert growth(backend) < 0.1 * 4 * 50000 * 64 ** 2

@@ -45,8 +45,8 @@ def test_backends_of_the_cpu():
     # The kernels are there: a build that lost them would pass every other test, at a fraction of the speed.
     # Triton's interpreter stands in for a GPU, where Triton is.
     triton = ('triton',) if importlib.util.find_spec('triton') and triton_backend.triton_version() >= (3, 4) else ()
-    assert BACKENDS == ('native', *triton, 'chunked', 'reference')
-    assert available_backends('cpu', torch.float64) == ('chunked', 'reference')
+    assert BACKENDS == ('native', *triton, 'chunked', 'contracted', 'reference')
+    assert available_backends('cpu', torch.float64) == ('chunked', 'contracted', 'reference')
 
 
 @each_backend

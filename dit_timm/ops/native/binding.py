@@ -1,7 +1,7 @@
 """The quadratic form on a CPU through compiled kernels: products are computed in the cache and never reach memory.
 
-The kernels (`kernels.c`) are plain C, compiled when the package is built if GCC is installed; without them the chunked
-backend is used.
+The kernels (`kernels.c`) are plain C, compiled when the package is built if GCC is installed; without them
+plain torch computes the form.
 """
 
 import ctypes
