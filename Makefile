@@ -40,7 +40,7 @@ $(SETS:%=compatibility-%): compatibility-%: $(VENV)-%/installed
 BENCHMARK = $(BIN)/python scripts/benchmark.py
 ON_CPU = $(BENCHMARK) --device cpu
 CPU_RESULTS = hub/results/benchmark_cpu
-FEW = 1024x784x1 1024x784x2 25088x96x2 4096x64x2 500x196x8 25088x32x8 1x96x96 16x96x96 16x256x64 32x32x32 32x256x256
+FEW = 1024x784x1 1024x784x2 25088x96x2 500x196x8 25088x32x8 13x784x1 1x96x96 16x96x96 16x256x64 8x32x32 64x256x256
 benchmark-cpu: $(VENV)/installed
 	$(ON_CPU) --part op --backends chunked --csv $(CPU_RESULTS)_op.csv
 	$(ON_CPU) --part op --backends chunked --only 16384x32x32 6272x128x128 --no-memory --busy 0 2 \
@@ -49,7 +49,7 @@ benchmark-cpu: $(VENV)/installed
 		--csv $(CPU_RESULTS)_op_bfloat16.csv
 	$(ON_CPU) --part op --backends native chunked contracted --only $(FEW) --no-memory --rounds 10 \
 		--csv $(CPU_RESULTS)_op_few.csv
-	$(ON_CPU) --part op --dtype float64 --backends chunked contracted --only 4000x50x1 4000x2x1 4000x8x8 500x196x8 1x96x96 32x32x32 \
+	$(ON_CPU) --part op --dtype float64 --backends chunked contracted --only 4000x50x1 4000x2x1 4000x8x8 500x196x8 16x196x8 1x96x96 8x32x32 \
 		--no-memory --rounds 10 --csv $(CPU_RESULTS)_op_few_float64.csv
 	$(ON_CPU) --part scaling --rounds 10 --csv $(CPU_RESULTS)_scaling.csv --plot $(CPU_RESULTS)_scaling.png
 	$(ON_CPU) --part model --rounds 10 --csv $(CPU_RESULTS)_model.csv

@@ -30,9 +30,11 @@ class Backend(NamedTuple):
     """An implementation of the quadratic form.
 
     Attributes:
+        name: Its name.
         compute: Maps x (P, C) and weight (O, C, C) to (P, O).
         why_unusable: Says why it cannot run on a device and dtype, or returns None where it can.
     """
+    name: str
     compute: Compute
     why_unusable: WhyUnusable
 
@@ -66,7 +68,7 @@ def register_backend(
     check_backend(before)
     names = [*_BACKENDS]
     later = [] if before is None else names[names.index(before):]
-    _BACKENDS[name] = Backend(compute, why_unusable)
+    _BACKENDS[name] = Backend(name, compute, why_unusable)
     for other in later:
         _BACKENDS[other] = _BACKENDS.pop(other)
 
@@ -105,13 +107,18 @@ def check_backend(name: Optional[str]) -> None:
         raise ValueError(f'backend must be None or one of {", ".join(map(repr, _BACKENDS))}; got {name!r}.{hint}')
 
 
+def _preferred(device: torch.device, dtype: torch.dtype) -> Backend:
+    # Not by available_backends, which asks all: for a small form that takes as long as to compute it.
+    return next(backend for backend in _BACKENDS.values() if backend.why_unusable(device, dtype) is None)
+
+
 def automatic_backend(
         device: torch.device, dtype: torch.dtype, pixels: Optional[int], channels: int, outputs: int,
 ) -> str:
-    """Name of what computes a form where no backend is asked for: the preferred one, or what is faster for few of it.
+    """Name of what computes a form where no backend is asked for: the preferred, or what is faster for small ones.
 
-    Small forms on a GPU and those of few pixels on a CPU are 'materialised', see `is_materialised_faster`; that is not
-    a backend, since it takes memory for all products. On a CPU forms of few outputs are 'contracted'.
+    On a CPU forms of few outputs or few pixels are 'contracted', see `is_contracted_faster`. On a GPU small ones are
+    'materialised', see `is_materialised_faster`; that is not a backend, since it takes memory for all products.
 
     Args:
         device: Device of the inputs.
@@ -120,14 +127,11 @@ def automatic_backend(
         channels: Channels of x.
         outputs: Outputs.
     """
-    # Not by available_backends, which asks all: for a small form that takes as long as to compute it.
-    name = next(name for name, backend in _BACKENDS.items() if backend.why_unusable(device, dtype) is None)
-    # Elsewhere nothing was measured, and on the meta device the operators' arithmetic is counted.
-    if device.type == 'meta' or (device.type != 'cpu' and name != 'triton'):
-        return name
-    if pixels is not None and is_materialised_faster(name, dtype, pixels, channels, outputs):
-        return MATERIALISED
-    if CONTRACTED in _BACKENDS and is_contracted_faster(name, channels, outputs):
+    name = _preferred(device, dtype).name
+    # On the meta device there is nothing to wait for, and the operators' arithmetic is counted.
+    if name == 'triton' and device.type != 'meta' and pixels is not None:
+        return MATERIALISED if is_materialised_faster(dtype, pixels, channels, outputs) else name
+    if device.type == 'cpu' and CONTRACTED in _BACKENDS and is_contracted_faster(name, pixels, channels, outputs):
         return CONTRACTED
     return name
 
@@ -146,9 +150,13 @@ def pick_backend(name: Optional[str], x: torch.Tensor, weight: torch.Tensor) -> 
     """
     device, dtype = x.device, x.dtype
     if name is None:
+        compiling = torch.compiler.is_compiling()
+        if not compiling and torch._C._are_functorch_transforms_active():
+            # vmap hides how many pixels or outputs there are.
+            return _preferred(device, dtype).compute
         outputs, channels, _ = weight.shape
-        # A compiled graph is one for all numbers of pixels, and spends no time on Python. A transform hides pixels.
-        known = not torch.compiler.is_compiling() and not torch._C._are_functorch_transforms_active()
+        # A compiled graph is one for all numbers of pixels, and a mode, such as FlopCounterMode, wants our operators.
+        known = not compiling and torch._C._len_torch_dispatch_stack() == 0
         name = automatic_backend(device, dtype, math.prod(x.shape[:-1]) if known else None, channels, outputs)
         return quadratic_form_materialised if name == MATERIALISED else _BACKENDS[name].compute
     check_backend(name)

@@ -1,11 +1,17 @@
-"""The quadratic form as x . (A x): on a CPU the fastest where there are few outputs, as of one neuron.
+"""The quadratic form by matrix products with the weights as they are: on a CPU the fastest for few outputs or pixels.
 
-Matrix products of x and the weights in plain torch, without products of channels. This takes twice the arithmetic of
-the other backends, and pays where those spend theirs on the products, of which there are as many for one output as for
-many. All sums are at least float32.
+Plain torch, in one of two orders:
+
+- x . (A x), a tile of pixels at a time. The other backends form C (C + 1) / 2 products at each pixel however few the
+  outputs are; with few outputs that is most of their work.
+- A . (x x^T), with all C * C products, for at most a quarter as many pixels as outputs: then the products take at most
+  a quarter of the memory of A. The other backends fold all weights first, however few the pixels are.
+
+Either order takes twice the arithmetic that symmetry leaves necessary. What is multiplied and summed is at least
+float32.
 """
 
-from typing import Dict, Iterator, NamedTuple
+from typing import Dict, Iterator, NamedTuple, Optional
 
 import torch
 
@@ -13,10 +19,13 @@ from .operators import register_operators
 from .precision import accumulation_dtype
 
 # Elements of A x of the pixels that are computed at a time: in the second-level cache of a CPU's core, elsewhere enough
-# to hide the launch of a kernel. Pixels of a matrix product, whatever they take.
+# to hide the launch of a kernel.
 _CPU_TILE_ELEMENTS = 1 << 18
 _DEVICE_TILE_ELEMENTS = 1 << 24
+# At least so many pixels are in a matrix product, even where the tile is larger then.
 _MIN_TILE_PIXELS = 16
+# So many times as many outputs as pixels are few pixels.
+_OUTPUTS_PER_PIXEL = 4
 
 
 class _Few(NamedTuple):
@@ -30,16 +39,23 @@ class _Few(NamedTuple):
 _FEW: Dict[str, _Few] = {'native': _Few(2, 96), 'chunked': _Few(8, 1)}
 
 
-def is_contracted_faster(backend: str, channels: int, outputs: int) -> bool:
+def is_contracted_faster(backend: str, pixels: Optional[int], channels: int, outputs: int) -> bool:
     """Whether the contracted form is faster on a CPU than a backend.
 
     Args:
         backend: The backend's name.
+        pixels: Pixels, of all images; None if they are not known.
         channels: Channels of x.
         outputs: Outputs.
     """
     few = _FEW.get(backend)
-    return few is not None and channels >= few.channels and outputs <= few.outputs
+    if few is None or channels < few.channels:
+        return False
+    return outputs <= few.outputs or pixels is not None and _are_few(pixels, outputs)
+
+
+def _are_few(pixels: int, outputs: int) -> bool:
+    return _OUTPUTS_PER_PIXEL * pixels <= outputs
 
 
 def _tiles(x: torch.Tensor, outputs: int) -> Iterator[slice]:
@@ -59,12 +75,20 @@ def _multiply(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
     return (torch.mm if left.ndim == 2 else torch.bmm)(left, right, out=result)
 
 
+def _products(x: torch.Tensor) -> torch.Tensor:
+    """All products of channels (P, C C) of x (P, C)."""
+    return (x.unsqueeze(2) * x.unsqueeze(1)).flatten(1)
+
+
 def _forward(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     outputs, channels, _ = weight.shape
-    output = x.new_empty(x.shape[0], outputs)
     dtype = accumulation_dtype(x.dtype)
+    weight = weight.to(dtype)
+    if _are_few(len(x), outputs):
+        return _multiply(_products(x.to(dtype)), weight.flatten(1).mT).to(x.dtype)
+    output = x.new_empty(len(x), outputs)
     # (C, O C).
-    matrices = weight.to(dtype).flatten(0, 1).mT
+    matrices = weight.flatten(0, 1).mT
     for tile in _tiles(x, outputs):
         x_tile = x[tile].to(dtype)
         contracted = _multiply(x_tile, matrices).unflatten(1, (outputs, channels))
@@ -74,9 +98,14 @@ def _forward(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
 
 def _grad_x(grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     outputs, channels, _ = weight.shape
-    grad_x = x.new_empty(x.shape)
     dtype = accumulation_dtype(x.dtype)
     weight = weight.to(dtype)
+    grad_x = x.new_empty(x.shape)
+    if _are_few(len(x), outputs):
+        grad_products = _multiply(grad.to(dtype), weight.flatten(1)).unflatten(1, (channels, channels))
+        columns = x.to(dtype).unsqueeze(2)
+        # The gradient of a product goes to each of its factors, times the other.
+        return grad_x.copy_((_multiply(grad_products, columns) + _multiply(grad_products.mT, columns)).squeeze(2))
     matrices = (weight + weight.mT).flatten(0, 1).mT
     for tile in _tiles(x, outputs):
         contracted = _multiply(x[tile].to(dtype), matrices).unflatten(1, (outputs, channels))
@@ -87,6 +116,9 @@ def _grad_x(grad: torch.Tensor, x: torch.Tensor, weight: torch.Tensor) -> torch.
 def _grad_weight(grad: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     outputs, channels = grad.shape[1], x.shape[1]
     dtype = accumulation_dtype(x.dtype)
+    if _are_few(len(x), outputs):
+        grad_weight = _multiply(grad.to(dtype).mT, _products(x.to(dtype)))
+        return grad_weight.unflatten(1, (channels, channels)).to(x.dtype)
     grad_weight = x.new_zeros(outputs * channels, channels, dtype=dtype)
     for tile in _tiles(x, outputs):
         x_tile = x[tile].to(dtype)

@@ -19,9 +19,9 @@ def quadratic_form(x: torch.Tensor, weight: torch.Tensor, backend: Optional[str]
     `torch.backends.cuda.matmul.fp32_precision` is 'tf32' (`allow_tf32` before torch 2.9), and products of float16 are
     always.
 
-    Without a `backend`, small forms on a GPU and those of at most 16 pixels on a CPU (there not in half precision) are
-    materialised in eager mode, in at most 32 MiB, as was measured faster: summed by `torch.matmul`, and autograd keeps
-    the products for backward. Forms of few outputs are 'contracted' on a CPU.
+    Without a `backend` small forms are computed otherwise where that was measured faster. On a CPU those of few
+    outputs, and in eager mode those of few pixels, are 'contracted'. On a GPU, in eager mode, those of at most 32 MiB
+    of products are materialised: summed by `torch.matmul`, and autograd keeps the products for backward.
 
     Under autocast both inputs are first cast to the autocast dtype, as those of a convolution are. Scripted, traced
     and exported graphs hold plain torch operators whatever the backend (those of `torch.export` from torch 2.7 on).
@@ -31,9 +31,9 @@ def quadratic_form(x: torch.Tensor, weight: torch.Tensor, backend: Optional[str]
         weight: Weights of shape (O, C, C), with the device of `x`, and outside autocast its dtype.
         backend: None for the fastest that is usable, or a name from `available_backends()`. 'reference' is the
             formula written out, and needs memory for all P * C * C products; 'chunked' needs memory for a bounded
-            tile of them, in plain torch; 'contracted' computes x . (A x), for few outputs; 'native' are kernels for the
-            CPU, compiled with the package; 'triton' are kernels for GPUs. A backend asked for by name is never replaced
-            by another.
+            tile of them, in plain torch; 'contracted' are matrix products with the weights as they are, for few outputs
+            or pixels; 'native' are kernels for the CPU, compiled with the package; 'triton' are kernels for GPUs. A
+            backend asked for by name is never replaced by another.
 
     Returns:
         Outputs of shape (..., O), with the dtype of `x`, or the autocast dtype under autocast.

@@ -1,13 +1,10 @@
-"""The quadratic form as one writes it in plain torch, and where it is faster than a backend."""
+"""The quadratic form as one writes it in plain torch, and where it is faster than kernels on a GPU."""
 
 import torch
 
 # Bytes of all the products of a form.
 _MAX_BYTES = 32 << 20
-# On a GPU.
 _MAX_CHANNELS = 96
-# On a CPU.
-_MAX_PIXELS = 16
 
 
 def quadratic_form_materialised(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -25,11 +22,11 @@ def quadratic_form_materialised(x: torch.Tensor, weight: torch.Tensor) -> torch.
     return (x.unsqueeze(2) * x.unsqueeze(1)).flatten(1) @ weight.flatten(1).t()
 
 
-def is_materialised_faster(backend: str, dtype: torch.dtype, pixels: int, channels: int, outputs: int) -> bool:
-    """Whether a small form is faster than by a backend in few operators of torch, in at most 32 MiB of products.
+def is_materialised_faster(dtype: torch.dtype, pixels: int, channels: int, outputs: int) -> bool:
+    """Whether a GPU computes a form faster in few operators of torch, in at most 32 MiB of products.
 
-    On a GPU small forms wait for Python and for launches, not for arithmetic. Measured in bfloat16 on an H200, in eager
-    mode (hub/results/benchmark_gpu_op_bfloat16.csv and benchmark_gpu_scaling.csv), forward and backward, milliseconds:
+    Small forms wait for Python and for launches, not for arithmetic. Measured in bfloat16 on an H200, in eager mode
+    (hub/results/benchmark_gpu_op_bfloat16.csv and benchmark_gpu_scaling.csv), forward and backward, milliseconds:
 
         pixels x channels x outputs    products    materialised    kernels
                       1 x 96 x 96        18 KiB            0.39       1.00
@@ -43,19 +40,11 @@ def is_materialised_faster(backend: str, dtype: torch.dtype, pixels: int, channe
     the lead was 2.5 times or more, and the memory is smallest. Extrapolated: shapes between those of the table,
     float32, other GPUs. Never float16, whose products overflow.
 
-    On a CPU the backends fold all weights for however few pixels. Measured in float32 and float64, up to 32 pixels,
-    where small forms are even with the compiled kernels (hub/results/benchmark_cpu_op_few.csv and
-    benchmark_cpu_op_few_float64.csv). Not in half precision, whose products would be rounded.
-
     Args:
-        backend: The backend's name.
         dtype: That of x.
         pixels: Pixels, of all images.
         channels: Channels of x.
         outputs: Outputs.
     """
-    if dtype.itemsize * pixels * channels ** 2 > _MAX_BYTES:
-        return False
-    if backend == 'triton':
-        return max(channels, outputs) <= _MAX_CHANNELS and dtype in (torch.bfloat16, torch.float32)
-    return backend in ('native', 'chunked') and pixels <= _MAX_PIXELS and dtype in (torch.float32, torch.float64)
+    small = dtype.itemsize * pixels * channels ** 2 <= _MAX_BYTES and max(channels, outputs) <= _MAX_CHANNELS
+    return small and dtype in (torch.bfloat16, torch.float32)
