@@ -36,10 +36,11 @@ compatibility: $(SETS:%=compatibility-%)
 $(SETS:%=compatibility-%): compatibility-%: $(VENV)-%/installed
 	$(VENV)-$*/bin/python -m pytest --numprocesses auto $(COMPATIBILITY_TESTS)
 
-# Every number for a CPU, on one that does nothing else: three quarters of an hour on two cores.
+# Every number for a CPU, on one that does nothing else.
 BENCHMARK = $(BIN)/python scripts/benchmark.py
 ON_CPU = $(BENCHMARK) --device cpu
 CPU_RESULTS = hub/results/benchmark_cpu
+FEW_FLOAT64 = 4000x50x1 4000x2x1 4000x8x8 500x196x8 16x196x8 1x96x96 8x32x32
 FEW = 1024x784x1 1024x784x2 25088x96x2 500x196x8 25088x32x8 13x784x1 1x96x96 16x96x96 16x256x64 8x32x32 64x256x256
 benchmark-cpu: $(VENV)/installed
 	$(ON_CPU) --part op --backends chunked --csv $(CPU_RESULTS)_op.csv
@@ -49,7 +50,7 @@ benchmark-cpu: $(VENV)/installed
 		--csv $(CPU_RESULTS)_op_bfloat16.csv
 	$(ON_CPU) --part op --backends native chunked contracted --only $(FEW) --no-memory --rounds 10 \
 		--csv $(CPU_RESULTS)_op_few.csv
-	$(ON_CPU) --part op --dtype float64 --backends chunked contracted --only 4000x50x1 4000x2x1 4000x8x8 500x196x8 16x196x8 1x96x96 8x32x32 \
+	$(ON_CPU) --part op --dtype float64 --backends chunked contracted --only $(FEW_FLOAT64) \
 		--no-memory --rounds 10 --csv $(CPU_RESULTS)_op_few_float64.csv
 	$(ON_CPU) --part scaling --rounds 10 --csv $(CPU_RESULTS)_scaling.csv --plot $(CPU_RESULTS)_scaling.png
 	$(ON_CPU) --part model --rounds 10 --csv $(CPU_RESULTS)_model.csv
@@ -58,17 +59,17 @@ benchmark-cpu: $(VENV)/installed
 # a machine lent for minutes has measured that. Kernels are compiled by all cores at once.
 ON_GPU = $(BENCHMARK) --device cuda
 NETWORKS = $(ON_GPU) --part model --amp bfloat16 --channels-last
-RESULTS = hub/results/benchmark_gpu
+GPU_RESULTS = hub/results/benchmark_gpu
 benchmark-gpu: $(VENV)/installed
 	$(PYTEST) -v -m 'not slow' tests/ops/test_triton_kernels.py tests/ops/test_triton_layouts.py \
 		tests/pretrained/test_shipped_weights.py
-	$(ON_GPU) --part op --dtype bfloat16 --backends triton chunked --csv $(RESULTS)_op_bfloat16.csv
-	$(NETWORKS) --csv $(RESULTS)_model.csv
-	$(NETWORKS) --torchcompile --rounds 10 --csv $(RESULTS)_model_compiled.csv
-	$(ON_GPU) --part scaling --dtype bfloat16 --rounds 10 --csv $(RESULTS)_scaling.csv --plot $(RESULTS)_scaling.png
-	$(ON_GPU) --part op --tf32 --rounds 10 --csv $(RESULTS)_op_tf32.csv
-	$(ON_GPU) --part op --dtype float16 --rounds 10 --csv $(RESULTS)_op_float16.csv
-	$(NETWORKS) --only dit_convnext_tiny --batch-size 256 --rounds 10 --csv $(RESULTS)_model_256.csv
+	$(ON_GPU) --part op --dtype bfloat16 --backends triton chunked --csv $(GPU_RESULTS)_op_bfloat16.csv
+	$(NETWORKS) --csv $(GPU_RESULTS)_model.csv
+	$(NETWORKS) --torchcompile --rounds 10 --csv $(GPU_RESULTS)_model_compiled.csv
+	$(ON_GPU) --part scaling --dtype bfloat16 --rounds 10 --csv $(GPU_RESULTS)_scaling.csv --plot $(GPU_RESULTS)_scaling.png
+	$(ON_GPU) --part op --tf32 --rounds 10 --csv $(GPU_RESULTS)_op_tf32.csv
+	$(ON_GPU) --part op --dtype float16 --rounds 10 --csv $(GPU_RESULTS)_op_float16.csv
+	$(NETWORKS) --only dit_convnext_tiny --batch-size 256 --rounds 10 --csv $(GPU_RESULTS)_model_256.csv
 
 # Made again when the dependencies or the compiled kernels change.
 SOURCES = pyproject.toml setup.py dit_timm/ops/native/kernels.c dit_timm/ops/native/kernels.h

@@ -30,11 +30,9 @@ class Backend(NamedTuple):
     """An implementation of the quadratic form.
 
     Attributes:
-        name: Its name.
         compute: Maps x (P, C) and weight (O, C, C) to (P, O).
         why_unusable: Says why it cannot run on a device and dtype, or returns None where it can.
     """
-    name: str
     compute: Compute
     why_unusable: WhyUnusable
 
@@ -68,7 +66,7 @@ def register_backend(
     check_backend(before)
     names = [*_BACKENDS]
     later = [] if before is None else names[names.index(before):]
-    _BACKENDS[name] = Backend(name, compute, why_unusable)
+    _BACKENDS[name] = Backend(compute, why_unusable)
     for other in later:
         _BACKENDS[other] = _BACKENDS.pop(other)
 
@@ -107,9 +105,9 @@ def check_backend(name: Optional[str]) -> None:
         raise ValueError(f'backend must be None or one of {", ".join(map(repr, _BACKENDS))}; got {name!r}.{hint}')
 
 
-def _preferred(device: torch.device, dtype: torch.dtype) -> Backend:
+def _preferred(device: torch.device, dtype: torch.dtype) -> str:
     # Not by available_backends, which asks all: for a small form that takes as long as to compute it.
-    return next(backend for backend in _BACKENDS.values() if backend.why_unusable(device, dtype) is None)
+    return next(name for name, backend in _BACKENDS.items() if backend.why_unusable(device, dtype) is None)
 
 
 def automatic_backend(
@@ -127,7 +125,7 @@ def automatic_backend(
         channels: Channels of x.
         outputs: Outputs.
     """
-    name = _preferred(device, dtype).name
+    name = _preferred(device, dtype)
     # On the meta device there is nothing to wait for, and the operators' arithmetic is counted.
     if name == 'triton' and device.type != 'meta' and pixels is not None:
         return MATERIALISED if is_materialised_faster(dtype, pixels, channels, outputs) else name
@@ -153,7 +151,7 @@ def pick_backend(name: Optional[str], x: torch.Tensor, weight: torch.Tensor) -> 
         compiling = torch.compiler.is_compiling()
         if not compiling and torch._C._are_functorch_transforms_active():
             # vmap hides how many pixels or outputs there are.
-            return _preferred(device, dtype).compute
+            return _BACKENDS[_preferred(device, dtype)].compute
         outputs, channels, _ = weight.shape
         # A compiled graph is one for all numbers of pixels, and a mode, such as FlopCounterMode, wants our operators.
         known = not compiling and torch._C._len_torch_dispatch_stack() == 0

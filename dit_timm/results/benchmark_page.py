@@ -72,7 +72,7 @@ ours, share our memory over its. The roofline is the same FLOPs as plain matrix 
 network without the quadratic term. Memory is what a call takes beyond its inputs. Compare only what one command
 measured: its implementations took turns.
 
-The kernels for CPUs have become faster since the rows of 2026-11-24 were measured.
+The kernels for CPUs have changed since the rows of 2026-11-24 were measured.
 
 The kernels for GPUs have changed since the rows of 2026-11-26 were measured, and have not been measured again.
 Expected from reading and compiling them: a forward pass without its transposes and in two launches; a backward pass

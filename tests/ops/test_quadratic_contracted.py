@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo.testing import EagerAndRecordGraphs
 from torch.utils.flop_counter import FlopCounterMode
 
 from dit_timm import QuadraticLinear, quadratic_form
@@ -143,17 +144,12 @@ def test_automatic_choice(monkeypatch):
 
 
 def test_a_compiled_graph_is_one_for_all_numbers_of_pixels():
-    graphs = []
-
-    def counting(graph, example_inputs):
-        graphs.append(graph)
-        return graph.forward
-
+    recorder = EagerAndRecordGraphs()
     torch._dynamo.reset()
-    compiled = torch.compile(quadratic_form, fullgraph=True, backend=counting, dynamic=True)
+    compiled = torch.compile(quadratic_form, fullgraph=True, backend=recorder, dynamic=True)
     for outputs, name in ((1, 'quadratic_contracted'), (8, 'quadratic_native')):
         weight = torch.randn(outputs, 96, 96)
-        graphs.clear()
+        recorder.graphs.clear()
         for pixels in (3, 100):
             assert compiled(torch.randn(pixels, 96), weight).shape == (pixels, outputs)
-        assert len(graphs) == 1 and f'{name}.default' in graphs[0].code
+        assert len(recorder.graphs) == 1 and f'{name}.default' in recorder.graphs[0].code

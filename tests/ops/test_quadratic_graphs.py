@@ -5,6 +5,7 @@ import io
 import pytest
 import torch
 from torch import nn
+from torch._dynamo.testing import EagerAndRecordGraphs
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -55,30 +56,20 @@ def test_compile(backend):
 
 @pytest.mark.parametrize('backend', OPERATORS)
 def test_a_compiled_graph_has_the_operator(backend):
-    graphs = []
-
-    def keeping(graph, example_inputs):
-        graphs.append(graph)
-        return graph.forward
-
-    form = torch.compile(lambda x, weight: quadratic_form(x, weight, backend=backend), fullgraph=True, backend=keeping)
+    recorder = EagerAndRecordGraphs()
+    form = torch.compile(lambda x, weight: quadratic_form(x, weight, backend=backend), fullgraph=True, backend=recorder)
     form(torch.randn(6, 5), torch.randn(3, 5, 5))
-    assert operators(backend)[0] in {node.target for node in graphs[0].graph.nodes}
+    assert operators(backend)[0] in {node.target for node in recorder.graphs[0].graph.nodes}
 
 
 def test_compile_dynamic_shapes():
-    compilations = []
-
-    def counting(graph, example_inputs):
-        compilations.append(graph)
-        return graph.forward
-
-    compiled = torch.compile(quadratic_form, fullgraph=True, backend=counting, dynamic=True)
+    recorder = EagerAndRecordGraphs()
+    compiled = torch.compile(quadratic_form, fullgraph=True, backend=recorder, dynamic=True)
     weight = torch.randn(4, 5, 5)
     for shape in ((2, 3, 5), (3, 7, 5), (9, 2, 5)):
         x = torch.randn(shape)
         torch.testing.assert_close(compiled(x, weight), formula(x, weight))
-    assert len(compilations) == 1
+    assert len(recorder.graphs) == 1
 
 
 def test_compile_dynamic_shapes_with_gradients():

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo.testing import EagerAndRecordGraphs
 
 from dit_timm import quadratic_form
 from dit_timm.ops import backends
@@ -86,17 +87,12 @@ def test_automatic_choice(chosen):
 def test_a_named_backend_and_a_compiled_graph_have_the_kernels(chosen):
     x, weight = torch.randn(7, 5), torch.randn(3, 5, 5)
     quadratic_form(x, weight, backend='triton')
-    graphs = []
-
-    def counting(graph, example_inputs):
-        graphs.append(graph)
-        return graph.forward
-
+    recorder = EagerAndRecordGraphs()
     torch._dynamo.reset()
-    compiled = torch.compile(quadratic_form, fullgraph=True, backend=counting, dynamic=True)
+    compiled = torch.compile(quadratic_form, fullgraph=True, backend=recorder, dynamic=True)
     for pixels in (7, 9):
         assert compiled(torch.randn(pixels, 5), weight).shape == (pixels, 3)
-    assert len(graphs) == 1 and 'quadratic_triton' in graphs[0].code
+    assert len(recorder.graphs) == 1 and 'quadratic_triton' in recorder.graphs[0].code
     assert not chosen
 
 
